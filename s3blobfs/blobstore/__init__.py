@@ -1,0 +1,1 @@
+"""Immutable blobs over objects: how they are keyed, stored, copied and deleted."""

@@ -1,0 +1,1 @@
+"""POSIX semantics, free of FUSE, S3 and SQL."""

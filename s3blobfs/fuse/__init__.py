@@ -1,0 +1,1 @@
+"""The translation between the kernel and the filesystem."""

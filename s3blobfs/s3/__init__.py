@@ -1,0 +1,1 @@
+"""The S3 object client: protocol, data plane, control plane, in-memory fake, scripted faults."""

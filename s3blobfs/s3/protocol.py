@@ -1,0 +1,182 @@
+"""The object client: the one small protocol through which everything else speaks to S3.
+
+Implementations: :class:`s3blobfs.s3.client.S3ObjectClient` (obstore and boto3),
+:class:`s3blobfs.s3.fake.FakeObjectClient` (in memory, with versions and delete markers) and
+:class:`s3blobfs.s3.faults.FaultyObjectClient` (wraps one, fails by script). All pass the one conformance
+suite in ``tests/s3``.
+
+Every method may block and is therefore async; each ends within the client's total deadline. Errors are
+those of :mod:`s3blobfs.errors`: :class:`~s3blobfs.errors.TransientS3Error` only after the retries are used
+up, :class:`~s3blobfs.errors.PermanentS3Error` at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What HEAD tells of an object."""
+
+    key: str
+    size_bytes: int
+    etag: str
+    """As S3 gives it, quotes removed."""
+    version_id: str | None
+    """``None`` where the bucket is not versioned (S3's ``null`` version included)."""
+    last_modified_ns: int
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """User metadata, names in lower case without ``x-amz-meta-``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectData:
+    """A whole body or the range asked for, with what the same answer told of the object."""
+
+    data: bytes
+    info: ObjectInfo
+    """``size_bytes`` is that of the whole object, also for a ranged GET."""
+
+
+@dataclass(frozen=True, slots=True)
+class PutReceipt:
+    """S3's answer to a PUT or a CopyObject."""
+
+    etag: str
+    version_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectVersionInfo:
+    """One line of a listing of versions."""
+
+    key: str
+    version_id: str | None
+    is_delete_marker: bool
+    is_latest: bool
+    size_bytes: int
+    etag: str
+    last_modified_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectId:
+    """A key, or one version of it."""
+
+    key: str
+    version_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteFailure:
+    """An entry of DeleteObjects that S3 did not carry out."""
+
+    target: ObjectId
+    code: str
+    message: str
+
+
+class ObjectClient(Protocol):
+    """Objects of one bucket. Keys are full keys: the client knows no prefix."""
+
+    @property
+    def bucket(self) -> str: ...
+
+    # -- data plane ------------------------------------------------------------------------------------
+
+    async def put(
+        self,
+        key: str,
+        body: bytes | Path,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        if_none_match: bool = False,
+    ) -> PutReceipt:
+        """PUT a whole object: in one request, or as a multipart upload with parallel parts when it is
+        large. A ``Path`` must not change until this returns; it is read, never loaded whole. Bodies are
+        checked in transit. With ``if_none_match`` an existing key raises
+        :class:`~s3blobfs.errors.ObjectAlreadyExists`. A multipart upload that fails is aborted.
+
+        Metadata values are ASCII (the caller encodes)."""
+        ...
+
+    async def get(
+        self,
+        key: str,
+        *,
+        version_id: str | None = None,
+        offset: int = 0,
+        length: int | None = None,
+        if_match: str | None = None,
+    ) -> ObjectData:
+        """GET an object, or ``length`` bytes of it from ``offset``. Exactly the bytes asked for, or an
+        error: a body that ends early is a transient error, never a short result; a range that reaches
+        beyond the end of the object is :class:`~s3blobfs.errors.DamagedContent` (the caller knew the size).
+        ``if_match`` (an ETag) raises :class:`~s3blobfs.errors.PreconditionFailed` when it differs."""
+        ...
+
+    async def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo:
+        """:class:`~s3blobfs.errors.ObjectNotFound` for a missing key or version, or a delete marker."""
+        ...
+
+    # -- control plane ---------------------------------------------------------------------------------
+
+    async def copy(
+        self,
+        source_bucket: str,
+        source: ObjectId,
+        key: str,
+        *,
+        size_bytes: int,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+    ) -> PutReceipt:
+        """CopyObject of a whole object or version into this bucket, no byte passing through the client;
+        above 5 GiB by UploadPartCopy. ``metadata`` replaces the source's; ``None`` keeps it. A 200 answer
+        with an error in its body is an error. ``if_match`` is CopySourceIfMatch."""
+        ...
+
+    async def delete(self, target: ObjectId) -> None:
+        """DELETE a key or exactly one version of it (which leaves no delete marker). A missing target is
+        success, as in S3."""
+        ...
+
+    async def delete_many(self, targets: Sequence[ObjectId]) -> list[DeleteFailure]:
+        """DeleteObjects, at most 1,000 targets (``ValueError`` beyond). Answers what was not deleted."""
+        ...
+
+    def list_objects(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """Current objects below ``prefix`` in key order; ``metadata`` is empty. Pages as it goes."""
+        ...
+
+    def list_versions(self, prefix: str) -> AsyncIterator[ObjectVersionInfo]:
+        """Every version and delete marker below ``prefix``. Pages as it goes."""
+        ...
+
+    async def bucket_exists(self) -> bool:
+        """False for 404; other refusals raise."""
+        ...
+
+    async def create_bucket(self) -> None:
+        """Create the bucket in the client's region. Ours already: success."""
+        ...
+
+    async def versioning_enabled(self) -> bool:
+        """Whether versioning is on (``Suspended`` is off)."""
+        ...
+
+    async def enable_versioning(self) -> None: ...
+
+    async def aclose(self) -> None:
+        """Close connections. No request may be in flight."""
+        ...
+
+
+class ObjectClientFactory(Protocol):
+    """Makes the client of a bucket; stores of one volume may lie in several buckets."""
+
+    def __call__(self, bucket: str) -> ObjectClient: ...

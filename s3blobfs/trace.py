@@ -1,0 +1,146 @@
+"""The tracer: what the filesystem did to the local tier and to S3, step by step, and how often.
+
+Two things come out of one set of calls:
+
+* *counts* (always on, a dictionary increment each): index transactions and S3 requests by kind. The
+  request budgets of ``docs/architecture.md`` are tests over these counts.
+* *steps* (when a sink is attached): sequence diagrams in PlantUML's grammar, one line per step and one
+  ``hnote`` line for its subject, as ``docs/semantics.md`` and the tests' fixtures show them.
+
+A tracer never sees content, credentials or signed URLs: only names, keys, versions and sizes.
+"""
+
+from __future__ import annotations
+
+import collections
+import enum
+from typing import Protocol
+
+
+class Count(enum.Enum):
+    """What is counted. The value is the name shown by ``s3blobfs status``."""
+
+    INDEX_READ = "index.read"
+    INDEX_WRITE = "index.write"
+    INDEX_COMMIT = "index.commit"
+    S3_PUT = "s3.put"
+    S3_PART = "s3.part"
+    """One part of a multipart upload (its create and complete are not counted apart)."""
+    S3_GET = "s3.get"
+    S3_HEAD = "s3.head"
+    S3_COPY = "s3.copy"
+    S3_DELETE = "s3.delete"
+    S3_DELETE_BATCH = "s3.delete_batch"
+    S3_LIST = "s3.list"
+    S3_CONTROL = "s3.control"
+    S3_RETRY = "s3.retry"
+    CACHE_HIT = "cache.hit"
+    CACHE_MISS = "cache.miss"
+
+
+class Arrow(enum.Enum):
+    """PlantUML arrows: solid carries content, dashed carries a question, an answer or a name."""
+
+    TO = "->"
+    TO_DASHED = "-->"
+    FROM = "<-"
+    FROM_DASHED = "<--"
+
+
+class Local(enum.Enum):
+    """The local participant: a cached store keeps what passes, an uncached one only its temporary."""
+
+    CACHE = "Cache"
+    TMP = "tmp"
+
+    @classmethod
+    def of(cls, cached: bool) -> Local:
+        return cls.CACHE if cached else cls.TMP
+
+
+class Party(enum.Enum):
+    """The two participants that every diagram has."""
+
+    CLIENT = "client"
+    S3 = "S3"
+
+
+class StepSink(Protocol):
+    """Takes finished lines of a diagram, without the newline. Must not block for long and must not raise."""
+
+    def __call__(self, line: str) -> None: ...
+
+
+class Tracer:
+    """Counts always, draws when told to. One per mounted volume; used from the trio thread and, for
+    :meth:`count` alone, from worker threads."""
+
+    def __init__(self, client_name: str = "client") -> None:
+        self.client_name = client_name
+        self.counts: collections.Counter[Count] = collections.Counter()
+        self._sink: StepSink | None = None
+        self._declared: set[str] = set()
+
+    # -- counts --------------------------------------------------------------------------------------
+
+    def count(self, what: Count, by: int = 1) -> None:
+        self.counts[what] += by
+
+    # -- steps ---------------------------------------------------------------------------------------
+
+    def start_steps(self, sink: StepSink, local: Local) -> None:
+        """Begin a diagram whose local participant is drawn between the client and S3."""
+        self._sink = sink
+        sink("@startuml")
+        self._declared = {local.value}
+        for order, name in enumerate((self.client_name, local.value, Party.S3.value), 1):
+            sink(f"participant {name} order {order}")
+
+    def stop_steps(self) -> None:
+        if self._sink is not None:
+            self._sink("@enduml")
+            self._sink = None
+
+    @property
+    def drawing(self) -> bool:
+        return self._sink is not None
+
+    def section(self, title: str) -> None:
+        """A caption across the diagram, given by whoever drives the filesystem."""
+        if self._sink is not None:
+            self._sink(f"== {_one_line(title)} ==")
+
+    def step(
+        self,
+        left: Party | Local,
+        arrow: Arrow,
+        right: Party | Local,
+        message: str,
+        note: str | None = None,
+    ) -> None:
+        """Draw one step. ``note`` names its subject (a file of the tier, an object key)."""
+        sink = self._sink
+        if sink is None:
+            return
+        for party in (left, right):
+            if isinstance(party, Local) and party.value not in self._declared:
+                self._declared.add(party.value)
+                sink(f"participant {party.value} order 2")
+        sink(f"{self._name(left)} {arrow.value} {self._name(right)}: {_one_line(message)}")
+        if note is not None:
+            # A rename happens within one participant; the diagrams hang its note on that lifeline.
+            of = f" of {self._name(right)}" if message == "rename" else ""
+            sink(f"{NOTE_INDENT}hnote right{of}: {_one_line(note)}")
+
+    def _name(self, party: Party | Local) -> str:
+        return self.client_name if party is Party.CLIENT else party.value
+
+
+NOTE_INDENT = " " * 32
+
+
+def _one_line(text: str) -> str:
+    """Names are data: a newline or a control character in a key must not become a line of its own."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+

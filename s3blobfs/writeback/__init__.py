@@ -1,0 +1,1 @@
+"""What runs behind the filesystem: uploads, reaping, recovery."""
