@@ -164,4 +164,4 @@ def parse_s3_uri(uri: str) -> tuple[str, str]:
 def state_home() -> Path:
     """``$XDG_STATE_HOME/s3blobfs`` (XDG Base Directory Specification)."""
     base = os.environ.get("XDG_STATE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state") / "s3blobfs"
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "state") / "s3blobfs"

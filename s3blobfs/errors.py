@@ -64,8 +64,11 @@ class ObjectStoreError(S3BlobFSError):
     def __str__(self) -> str:
         facts = [
             fact
-            for fact in (self.code, f"key {self.key}" if self.key else "",
-                         f"request {self.request_id}" if self.request_id else "")
+            for fact in (
+                self.code,
+                f"key {self.key}" if self.key else "",
+                f"request {self.request_id}" if self.request_id else "",
+            )
             if fact
         ]
         return f"{self.args[0]}{' (' + ', '.join(facts) + ')' if facts else ''}"

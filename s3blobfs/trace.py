@@ -142,5 +142,3 @@ NOTE_INDENT = " " * 32
 def _one_line(text: str) -> str:
     """Names are data: a newline or a control character in a key must not become a line of its own."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-
-
