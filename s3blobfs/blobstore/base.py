@@ -1,0 +1,163 @@
+"""What both keyings have in common: reading, probing and deleting blobs, and how that is traced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from s3blobfs.blobstore.keys import subject, subject_of
+from s3blobfs.blobstore.protocol import BlobSource, DeleteError
+from s3blobfs.errors import (
+    AccessDenied,
+    DamagedContent,
+    ObjectNotFound,
+    ObjectStoreError,
+    PermanentS3Error,
+    PreconditionFailed,
+)
+from s3blobfs.s3.protocol import DeleteFailure, ObjectClient, ObjectId, ObjectInfo, PutReceipt
+from s3blobfs.trace import Arrow, Local, Party, Tracer
+from s3blobfs.types import BlobContent, BlobLocation, StoreConfig
+
+DELETE_BATCH_MAX = 1000
+"""Keys per DeleteObjects (S3 API reference)."""
+
+
+class ObjectBlobStore:
+    """Base of the two stores."""
+
+    def __init__(self, config: StoreConfig, client: ObjectClient, tracer: Tracer) -> None:
+        if client.bucket != config.bucket:
+            raise ValueError(f"store {config.name} is in bucket {config.bucket}, not {client.bucket}")
+        self._config = config
+        self._client = client
+        self._tracer = tracer
+
+    @property
+    def config(self) -> StoreConfig:
+        return self._config
+
+    async def exists(self, location: BlobLocation, size_bytes: int) -> bool:
+        found = await self._head(location.object_key, location.version_id)
+        return found is not None and found.size_bytes == size_bytes
+
+    def open_source(self, blob: BlobContent) -> BlobSource:
+        return _ObjectSource(self._config, self._client, self._tracer, blob)
+
+    async def delete(self, locations: Sequence[BlobLocation]) -> list[DeleteError]:
+        if len(locations) == 1:
+            return await self._delete_one(locations[0])
+        failures: list[DeleteError] = []
+        for batch in _batches(locations):
+            failures += await self._delete_batch(batch)
+        return failures
+
+    async def _delete_one(self, location: BlobLocation) -> list[DeleteError]:
+        self._trace_delete(location)
+        try:
+            await self._client.delete(ObjectId(location.object_key, location.version_id))
+        except ObjectStoreError as error:
+            return [DeleteError(location, error)]
+        return []
+
+    async def _delete_batch(self, batch: Sequence[BlobLocation]) -> list[DeleteError]:
+        by_target = {ObjectId(location.object_key, location.version_id): location for location in batch}
+        for location in batch:
+            self._trace_delete(location)
+        try:
+            failures = await self._client.delete_many(list(by_target))
+        except ObjectStoreError as error:
+            return [DeleteError(location, error) for location in batch]
+        return [DeleteError(by_target[failure.target], _error_of(failure)) for failure in failures]
+
+    # -- requests, each with its steps -----------------------------------------------------------------
+
+    async def _head(self, key: str, version_id: str | None = None) -> ObjectInfo | None:
+        self._tracer.step(
+            Party.CLIENT, Arrow.TO_DASHED, Party.S3, "getObjectMetadata", subject_of(key, version_id)
+        )
+        try:
+            info = await self._client.head(key, version_id=version_id)
+        except ObjectNotFound:
+            self._tracer.step(Party.CLIENT, Arrow.FROM_DASHED, Party.S3, "missing")
+            return None
+        self._tracer.step(Party.CLIENT, Arrow.FROM_DASHED, Party.S3, f"exists ({info.size_bytes} bytes)")
+        return info
+
+    def _trace_put(self, key: str, size_bytes: int) -> None:
+        """From a cached store's cache the client sends; an uncached store's temporary passes through."""
+        sender = Party.CLIENT if self._config.cached else Local.TMP
+        self._tracer.step(sender, Arrow.TO, Party.S3, f"write {size_bytes} bytes", key)
+
+    async def _copy(
+        self, source_bucket: str, blob: BlobContent, key: str, metadata: dict[str, str]
+    ) -> PutReceipt:
+        location = blob.location
+        self._tracer.step(Party.CLIENT, Arrow.TO, Party.S3, "copyObject", f"{subject(location)} to {key}")
+        try:
+            return await self._client.copy(
+                source_bucket,
+                ObjectId(location.object_key, location.version_id),
+                key,
+                size_bytes=blob.size_bytes,
+                metadata=metadata,
+                if_match=blob.etag,
+            )
+        except PreconditionFailed as error:
+            raise altered(source_bucket, location) from error
+
+    def _trace_delete(self, location: BlobLocation) -> None:
+        request = "deleteObject" if location.version_id is None else "deleteVersion"
+        self._tracer.step(Party.CLIENT, Arrow.TO, Party.S3, request, subject(location))
+
+
+@dataclass(frozen=True, slots=True)
+class _ObjectSource:
+    """Reads one blob: by its exact version, and only while its ETag is the one that was stored."""
+
+    config: StoreConfig
+    client: ObjectClient
+    tracer: Tracer
+    blob: BlobContent
+
+    async def fetch(self, offset: int, length: int) -> bytes:
+        blob, location = self.blob, self.blob.location
+        whole = offset == 0 and length == blob.size_bytes
+        try:
+            answer = await self.client.get(
+                location.object_key,
+                version_id=location.version_id,
+                offset=offset,
+                length=None if whole else length,
+                if_match=blob.etag,
+            )
+        except ObjectNotFound:
+            self.tracer.step(Party.CLIENT, Arrow.FROM_DASHED, Party.S3, "missing", subject(location))
+            raise
+        except PreconditionFailed as error:
+            raise altered(self.config.bucket, location) from error
+        if len(answer.data) != length:
+            raise DamagedContent(
+                f"object {subject(location)} in bucket {self.config.bucket} has "
+                f"{answer.info.size_bytes} bytes; {blob.size_bytes} were stored"
+            )
+        receiver = Local.CACHE if self.config.cached else Party.CLIENT
+        self.tracer.step(receiver, Arrow.FROM, Party.S3, f"read {length} bytes", subject(location))
+        return answer.data
+
+
+def altered(bucket: str, location: BlobLocation) -> DamagedContent:
+    return DamagedContent(
+        f"object {subject(location)} in bucket {bucket} is not the one that was stored: its ETag changed"
+    )
+
+
+def _error_of(failure: DeleteFailure) -> ObjectStoreError:
+    kind = AccessDenied if failure.code == "AccessDenied" else PermanentS3Error
+    return kind(failure.message or "not deleted", code=failure.code, key=failure.target.key)
+
+
+def _batches(locations: Sequence[BlobLocation]) -> list[Sequence[BlobLocation]]:
+    return [
+        locations[start : start + DELETE_BATCH_MAX] for start in range(0, len(locations), DELETE_BATCH_MAX)
+    ]

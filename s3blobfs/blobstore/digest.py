@@ -1,0 +1,157 @@
+"""``digest`` keying: the key of a blob is the digest of its content, so the same content is stored once.
+
+*A hit is a promise.* Before bytes are saved, S3 is asked (HEAD) whether it has the object, and the answer
+counts only if the object's size and the SHA-256 in its stamp are those of the content. The key digest alone
+proves nothing: MD5 collisions can be made on purpose, and anybody may have put an object there.
+
+An object that takes the key without being the content is neither trusted nor overwritten: the content goes
+under its collision name (both digests), by the same protocol.
+
+*HEAD and PUT are two requests.* Between them another writer may store the same key. The PUT says
+``If-None-Match: *`` where the server honours it, and a refusal is judged like the HEAD. Within this process a
+lock per key makes the second upload of a content wait for the first, instead of sending the same bytes and
+perhaps giving the object another ETag than the one already recorded. Nobody but an upload of the same
+content waits for that lock.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import trio
+
+from s3blobfs.blobstore import metadata
+from s3blobfs.blobstore.base import ObjectBlobStore
+from s3blobfs.blobstore.keys import collision_name, digest_location, digest_name, subject
+from s3blobfs.blobstore.protocol import BlobStore
+from s3blobfs.errors import ObjectAlreadyExists, ObjectNotFound, PermanentS3Error, TransientS3Error
+from s3blobfs.s3.protocol import ObjectClient, ObjectInfo, PutReceipt
+from s3blobfs.trace import Arrow, Party, Tracer
+from s3blobfs.types import BlobContent, ContentDigests, ObjectHint, StoreConfig, StoredContent
+
+logger = logging.getLogger(__name__)
+
+_Send = Callable[[str], Awaitable[PutReceipt]]
+"""Brings the content under a key that was found missing."""
+
+
+class DigestBlobStore(ObjectBlobStore):
+    """Blobs named by their digest."""
+
+    def __init__(self, config: StoreConfig, client: ObjectClient, tracer: Tracer) -> None:
+        super().__init__(config, client, tracer)
+        self._locks: collections.defaultdict[str, trio.Lock] = collections.defaultdict(trio.Lock)
+
+    async def put(
+        self,
+        staged_path: Path,
+        staged_name: str,
+        digests: ContentDigests,
+        *,
+        object_id: str | None,
+        write_id: str,
+        hint: ObjectHint,
+    ) -> StoredContent:
+        stamp = metadata.encode(write_id, hint, digests)
+
+        async def send(key: str) -> PutReceipt:
+            self._trace_put(key, digests.size_bytes)
+            return await self._client.put(
+                key, staged_path, metadata=stamp, if_none_match=self._config.conditional_put
+            )
+
+        return await self._store(digests, send)
+
+    async def copy_from(
+        self,
+        source: BlobStore,
+        blob: BlobContent,
+        *,
+        object_id: str | None,
+        write_id: str,
+        hint: ObjectHint,
+    ) -> StoredContent:
+        stamp = metadata.encode(write_id, hint, blob.digests)
+
+        async def send(key: str) -> PutReceipt:
+            if not await source.exists(blob.location, blob.size_bytes):
+                raise ObjectNotFound(
+                    f"nothing to copy in {source.config.uri}: the object is missing or has another size",
+                    key=subject(blob.location),
+                )
+            receipt = await self._copy(source.config.bucket, blob, key, stamp)
+            self._tracer.step(Party.CLIENT, Arrow.FROM_DASHED, Party.S3, "copied")
+            return receipt
+
+        return await self._store(blob.digests, send)
+
+    async def find_write(
+        self, digests: ContentDigests, *, object_id: str | None, write_id: str
+    ) -> StoredContent | None:
+        """Whoever stored it: the same content is the same blob."""
+        for name in self._names(digests):
+            found = await self._head(self._config.prefix + name)
+            if found is None:
+                return None
+            if _is_content(found, digests):
+                return self._hit(name, found)
+        return None
+
+    def _names(self, digests: ContentDigests) -> tuple[str, str]:
+        algorithm = self._config.digest_algorithm
+        return digest_name(digests, algorithm), collision_name(digests, algorithm)
+
+    async def _store(self, digests: ContentDigests, send: _Send) -> StoredContent:
+        own_name, collision = self._names(digests)
+        async with self._locked(own_name):
+            stored = await self._store_as(own_name, digests, send)
+            if stored is None:
+                logger.warning(
+                    "object %s%s in bucket %s is not the content its name says; storing as %s",
+                    *(self._config.prefix, own_name, self._config.bucket, collision),
+                )
+                stored = await self._store_as(collision, digests, send)
+        if stored is None:
+            raise PermanentS3Error(
+                f"both names of a content are taken by other objects in bucket {self._config.bucket}; "
+                "remove the one that this filesystem did not make",
+                key=self._config.prefix + collision,
+            )
+        return stored
+
+    async def _store_as(self, name: str, digests: ContentDigests, send: _Send) -> StoredContent | None:
+        """``None``: another content has this name."""
+        key = self._config.prefix + name
+        found = await self._head(key)
+        if found is None:
+            try:
+                receipt = await send(key)
+            except ObjectAlreadyExists as error:
+                found = await self._head(key)
+                if found is None:
+                    raise TransientS3Error("object came and went while it was stored", key=key) from error
+            else:
+                return StoredContent(digest_location(self._config.prefix, name), receipt.etag, existed=False)
+        return self._hit(name, found) if _is_content(found, digests) else None
+
+    def _hit(self, name: str, found: ObjectInfo) -> StoredContent:
+        return StoredContent(digest_location(self._config.prefix, name), found.etag, existed=True)
+
+    @contextlib.asynccontextmanager
+    async def _locked(self, name: str) -> AsyncIterator[None]:
+        lock = self._locks[name]
+        try:
+            async with lock:
+                yield
+        finally:
+            statistics = lock.statistics()
+            if not statistics.locked and statistics.tasks_waiting == 0:
+                self._locks.pop(name, None)
+
+
+def _is_content(found: ObjectInfo, digests: ContentDigests) -> bool:
+    return found.size_bytes == digests.size_bytes and metadata.decode(found.metadata).matches(digests)

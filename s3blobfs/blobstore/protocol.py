@@ -1,0 +1,101 @@
+"""The blob store: immutable contents kept as whole S3 objects, under names the store chooses.
+
+Implementations: :class:`s3blobfs.blobstore.digest.DigestBlobStore` (key = digest of the content) and
+:class:`s3blobfs.blobstore.versioned.VersionedBlobStore` (one key per file, one version per change). Both
+pass the one conformance suite in ``tests/blobstore``. :func:`s3blobfs.blobstore.open.open_store` makes them.
+
+A store knows S3 and the keying; it knows neither the index nor the cache. What is stored is durable when
+``put`` or ``copy_from`` returns; whether anything refers to it is the caller's affair (*object first, row
+second*). Errors are those of the object client (:mod:`s3blobfs.s3.protocol`) except where noted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from s3blobfs.errors import ObjectStoreError
+from s3blobfs.types import (
+    BlobContent,
+    BlobLocation,
+    ContentDigests,
+    ObjectHint,
+    StoreConfig,
+    StoredContent,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteError:
+    """A location that :meth:`BlobStore.delete` left in S3, and why."""
+
+    location: BlobLocation
+    error: ObjectStoreError
+
+
+class BlobSource(Protocol):
+    """The bytes of one blob in S3."""
+
+    async def fetch(self, offset: int, length: int) -> bytes:
+        """Exactly ``length`` bytes from ``offset``, by one GET: of the whole object when that is what the
+        range covers. Raises :class:`~s3blobfs.errors.ObjectNotFound` when the object is gone and
+        :class:`~s3blobfs.errors.DamagedContent` when it is not the one that was stored."""
+        ...
+
+
+class BlobStore(Protocol):
+    """Blobs of one store of a volume."""
+
+    @property
+    def config(self) -> StoreConfig: ...
+
+    async def put(
+        self,
+        staged_path: Path,
+        staged_name: str,
+        digests: ContentDigests,
+        *,
+        object_id: str | None,
+        write_id: str,
+        hint: ObjectHint,
+    ) -> StoredContent:
+        """Store the sealed file at ``staged_path``, which must not change meanwhile.
+
+        ``object_id`` is the file's key for life (``versioned`` stores; ignored elsewhere). ``write_id``
+        names this attempt to store this content, so that :meth:`find_write` can tell afterwards whether a
+        PUT whose answer was lost took place. ``staged_name`` names the staged file in messages."""
+        ...
+
+    async def copy_from(
+        self,
+        source: BlobStore,
+        blob: BlobContent,
+        *,
+        object_id: str | None,
+        write_id: str,
+        hint: ObjectHint,
+    ) -> StoredContent:
+        """Store the content of ``blob`` of another store without a byte passing through the client.
+        :class:`~s3blobfs.errors.ObjectNotFound` when the source is gone,
+        :class:`~s3blobfs.errors.DamagedContent` when it is not the one that was stored."""
+        ...
+
+    async def exists(self, location: BlobLocation, size_bytes: int) -> bool:
+        """Whether S3 has an object of this size there (HEAD)."""
+        ...
+
+    async def delete(self, locations: Sequence[BlobLocation]) -> list[DeleteError]:
+        """Delete objects: one by a plain DELETE, more by batches of up to 1,000. Answers those that stay;
+        raises nothing of S3's, since the others are deleted all the same. A missing object is success."""
+        ...
+
+    def open_source(self, blob: BlobContent) -> BlobSource: ...
+
+    async def find_write(
+        self, digests: ContentDigests, *, object_id: str | None, write_id: str
+    ) -> StoredContent | None:
+        """What an earlier :meth:`put` or :meth:`copy_from` of this content under ``write_id`` left in S3;
+        ``None`` if it did not take place."""
+        ...

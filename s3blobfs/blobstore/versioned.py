@@ -1,0 +1,103 @@
+"""``versioned`` keying: a file keeps one opaque key for life, every change is a new S3 version of it.
+
+A PUT is never preceded by a HEAD: whatever it answers is a version of its own, so nothing can be
+overwritten and nothing is shared. What can happen is that a PUT takes place and its answer is lost;
+:meth:`VersionedBlobStore.find_write` finds that version by the write id in its stamp, so that repeating
+does not leave a second one behind.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from s3blobfs.blobstore import metadata
+from s3blobfs.blobstore.base import ObjectBlobStore
+from s3blobfs.blobstore.keys import is_object_id, versioned_location
+from s3blobfs.blobstore.protocol import BlobStore
+from s3blobfs.errors import ObjectNotFound, PermanentS3Error
+from s3blobfs.s3.protocol import PutReceipt
+from s3blobfs.trace import Arrow, Party
+from s3blobfs.types import BlobContent, ContentDigests, ObjectHint, StoredContent
+
+FIND_WRITE_DEPTH = 16
+"""Versions of a key that are asked for their stamp. Uploads of a file never overtake one another, so a
+lost one is the newest version, unless someone else writes to the bucket."""
+
+
+class VersionedBlobStore(ObjectBlobStore):
+    """Blobs named by ``object id`` and S3 version."""
+
+    async def put(
+        self,
+        staged_path: Path,
+        staged_name: str,
+        digests: ContentDigests,
+        *,
+        object_id: str | None,
+        write_id: str,
+        hint: ObjectHint,
+    ) -> StoredContent:
+        object_id = self._checked(object_id)
+        key = self._config.prefix + object_id
+        self._trace_put(key, digests.size_bytes)
+        receipt = await self._client.put(key, staged_path, metadata=metadata.encode(write_id, hint, digests))
+        return self._stored(object_id, receipt)
+
+    async def copy_from(
+        self,
+        source: BlobStore,
+        blob: BlobContent,
+        *,
+        object_id: str | None,
+        write_id: str,
+        hint: ObjectHint,
+    ) -> StoredContent:
+        object_id = self._checked(object_id)
+        stamp = metadata.encode(write_id, hint, blob.digests)
+        receipt = await self._copy(source.config.bucket, blob, self._config.prefix + object_id, stamp)
+        return self._stored(object_id, receipt)
+
+    async def find_write(
+        self, digests: ContentDigests, *, object_id: str | None, write_id: str
+    ) -> StoredContent | None:
+        object_id = self._checked(object_id)
+        key = self._config.prefix + object_id
+        candidates = [
+            version.version_id
+            async for version in self._client.list_versions(key)  # newest first
+            if version.key == key
+            and version.version_id is not None
+            and not version.is_delete_marker
+            and version.size_bytes == digests.size_bytes
+        ]
+        for version_id in candidates[:FIND_WRITE_DEPTH]:
+            try:
+                info = await self._client.head(key, version_id=version_id)
+            except ObjectNotFound:
+                continue
+            stamp = metadata.decode(info.metadata)
+            if stamp.write_id == write_id and stamp.matches(digests):
+                location = versioned_location(self._config.prefix, object_id, version_id)
+                return StoredContent(location, info.etag, existed=True)
+        return None
+
+    def _checked(self, object_id: str | None) -> str:
+        if object_id is None or not is_object_id(object_id):
+            raise ValueError(f"not the object id of a file in store {self._config.name}: {object_id!r}")
+        return object_id
+
+    def _stored(self, object_id: str, receipt: PutReceipt) -> StoredContent:
+        if receipt.version_id is None:
+            # The next change would overwrite this one, and every reader of it.
+            raise PermanentS3Error(
+                f"bucket {self._config.bucket} gave no version id: versioning is off. Turn it on: "
+                f"{enable_versioning_command(self._config.bucket)}",
+                key=self._config.prefix + object_id,
+            )
+        self._tracer.step(Party.CLIENT, Arrow.FROM_DASHED, Party.S3, f"v={receipt.version_id}")
+        location = versioned_location(self._config.prefix, object_id, receipt.version_id)
+        return StoredContent(location, receipt.etag, existed=False)
+
+
+def enable_versioning_command(bucket: str) -> str:
+    return f"aws s3api put-bucket-versioning --bucket {bucket} --versioning-configuration Status=Enabled"
