@@ -1,0 +1,422 @@
+"""The index's engine: SQLite through apsw, with grouped commits.
+
+Three things make it quick without making it weak:
+
+* *No thread between.* Statements run on the trio thread, on one connection: each takes microseconds, and
+  handing it to a worker thread and back would take many times as long. What waits for the disk (syncs,
+  checkpoints, checks of the whole file) runs in worker threads on connections and descriptors of its own.
+* *Group commit.* ``write(fn)`` runs ``fn`` in a savepoint of a transaction that is open already, or opens
+  one; it is committed for all of them together, a moment later (``commit_delay_s``) or when somebody needs
+  it on disk. Within the process every later read and write sees them at once.
+* *Shared syncs.* A COMMIT hands its pages to the operating system (that survives ``kill -9``) and does not
+  wait for the disk (that survives a power cut). Durability is one fdatasync of the write-ahead log for all
+  callers who wait for it.
+
+The main database file is never opened here except by SQLite: closing any descriptor of a file drops all
+POSIX locks that the process has on it, SQLite's too. The log (``-wal``) has none.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+from types import CoroutineType
+from typing import NoReturn, TypeVar
+
+import apsw
+import trio
+
+from s3blobfs.config import MIB
+from s3blobfs.errors import FilesystemError, IndexUnavailable, VolumeIndexError
+from s3blobfs.index import connect, schema
+from s3blobfs.index.check import Problem, check
+from s3blobfs.index.sharedsync import SharedSync
+from s3blobfs.index.transaction import Transaction, mapped
+from s3blobfs.trace import Count, Tracer
+
+T = TypeVar("T")
+
+SYNC_INTERVAL_S = 5.0
+"""What nobody asked to be durable is so after at most about this long, as on an ordinary filesystem."""
+
+_PAGE_BYTES = 4096
+CHECKPOINT_PAGES = 4 * MIB // _PAGE_BYTES
+"""The log is copied into the database each time it has grown by this much."""
+TRUNCATE_PAGES = 64 * MIB // _PAGE_BYTES
+"""From here on writers have to wait for a moment so that the log can start anew."""
+
+_log = logging.getLogger(__name__)
+
+
+class Database:
+    """An open index. Its methods are for the trio thread.
+
+    ``read`` and ``write`` are async although today neither waits for the disk: another engine would, and
+    :meth:`write` does while the log is being emptied. So callers must not conclude from their not being
+    suspended that nothing else has run; what belongs together is done in one ``fn``. For the same reason
+    they are no trio checkpoints: do not poll with them.
+
+    After a failed COMMIT or sync nothing that was acknowledged since can be relied on, and nothing more is
+    accepted: every call raises :class:`IndexUnavailable` until the volume is mounted again.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        connection: apsw.Connection,
+        *,
+        tracer: Tracer,
+        commit_delay_s: float,
+        read_only: bool,
+    ) -> None:
+        """Use :meth:`create` or :meth:`open`."""
+        self.path = path
+        self._connection = connection
+        self._tracer = tracer
+        self._commit_delay_s = commit_delay_s
+        self._read_only = read_only
+        ((sequence,),) = connection.execute("SELECT sequence FROM counters")
+        self._sequence: int = sequence
+        self._committed: int = sequence
+        self._reading = Transaction(connection, writable=False, sequence=sequence)
+        self._writing = Transaction(connection, writable=True, sequence=sequence)
+        self._in_fn = False
+        self._unusable: VolumeIndexError | None = None
+        self._closed = False
+
+        self._group_open = False
+        self._group_deadline = 0.0
+        self._group_opened = trio.Event()
+
+        # What the process before this one wrote last may not be on disk yet, though it can be read.
+        self._durability = SharedSync(self._commit_group, self._sync_log, durable=sequence - 1)
+        self._sync_limiter = trio.CapacityLimiter(1)
+        self._log_descriptor = -1
+
+        self._log_pages = 0
+        self._checkpoint_at = CHECKPOINT_PAGES
+        self._log_grown = trio.Event()
+        self._gate: trio.Event | None = None
+        """While this is set, writers wait for it."""
+
+        if not read_only:
+            connection.set_wal_hook(self._note_log_size)
+            self._log_descriptor = os.open(connection.filename_wal, os.O_RDONLY | os.O_CLOEXEC)
+            connect.sync_directory(path.parent)
+
+    # -- opening and closing -----------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, path: Path, *, tracer: Tracer, commit_delay_s: float = 0.05) -> Database:
+        """A new, empty index, readable by its owner alone.
+
+        Raises :class:`UsageError` when the file exists, :class:`IndexUnavailable`."""
+        connect.create_file(path)
+        try:
+            return cls._opened(path, tracer, commit_delay_s, new=True)
+        except BaseException:
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def open(
+        cls, path: Path, *, tracer: Tracer, commit_delay_s: float = 0.05, read_only: bool = False
+    ) -> Database:
+        """Open an index, bringing an older one to the newest version.
+
+        Raises :class:`IndexDamaged`, :class:`IndexTooNew`, :class:`IndexUnavailable` (also when there is no
+        such file, or when it is older and ``read_only``)."""
+        return cls._opened(path, tracer, commit_delay_s, read_only=read_only)
+
+    @classmethod
+    def _opened(
+        cls,
+        path: Path,
+        tracer: Tracer,
+        commit_delay_s: float,
+        *,
+        new: bool = False,
+        read_only: bool = False,
+    ) -> Database:
+        try:
+            connection = connect.connect(path, read_only=read_only)
+            try:
+                if not new:
+                    connect.verify(connection, path)
+                if read_only:
+                    schema.require_newest(connection, schema.MIGRATIONS)
+                else:
+                    connect.start_log(connection)
+                    schema.migrate(connection, schema.MIGRATIONS)
+                return cls(
+                    path, connection, tracer=tracer, commit_delay_s=commit_delay_s, read_only=read_only
+                )
+            except BaseException:
+                connection.close(True)
+                raise
+        except apsw.Error as error:
+            failure = mapped(error)
+            raise type(failure)(f"{path}: {failure}") from error
+        except OSError as error:
+            raise IndexUnavailable(f"{path}: {error.strerror}") from error
+
+    async def aclose(self) -> None:
+        """Commit, empty the log into the database, close. Cannot be cancelled; a second call does nothing.
+
+        Raises :class:`IndexUnavailable` when the last changes could not be made durable; closed it is."""
+        if self._closed:
+            return
+        with trio.CancelScope(shield=True):
+            try:
+                if not self._read_only and self._unusable is None:
+                    await self.commit()
+                    await self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            finally:
+                self._close()
+
+    # -- transactions ------------------------------------------------------------------------------------
+
+    async def read(self, fn: Callable[[Transaction], T]) -> T:
+        """Run ``fn`` on one state of the index, which includes all writes that have returned.
+
+        ``fn`` must not be async, must not change anything and must not outlive the call. Raises what ``fn``
+        raises, :class:`IndexDamaged`, :class:`IndexUnavailable`."""
+        if self._unusable is not None or self._in_fn:
+            self._refuse()
+        self._tracer.count(Count.INDEX_READ)
+        self._in_fn = True
+        try:
+            return _finished(fn(self._reading))
+        except apsw.Error as error:
+            raise mapped(error) from error
+        finally:
+            self._in_fn = False
+
+    async def write(self, fn: Callable[[Transaction], T], *, durable: bool = False) -> T:
+        """Run ``fn`` in a transaction: all of its changes or, when it raises, none.
+
+        When this returns, every later read sees the changes; they survive the end of the process after
+        ``commit_delay_s``, and a power cut after the next :meth:`commit`, or at once with ``durable``.
+        ``fn`` may run only once, must not be async and must not nest. Raises what ``fn`` raises,
+        :class:`IndexDamaged`, :class:`IndexUnavailable`; EROFS on an index opened read-only."""
+        while self._gate is not None:
+            await self._gate.wait()
+        result = self._write(fn)
+        if durable:
+            await self._durability.up_to(self._sequence)
+        return result
+
+    async def commit(self) -> None:
+        """Return when everything written so far is on disk. Raises :class:`IndexUnavailable`."""
+        if self._unusable is not None:
+            self._refuse()
+        if not self._read_only:
+            await self._durability.up_to(self._sequence)
+
+    async def read_aside(self, fn: Callable[[Transaction], T]) -> T:
+        """As :meth:`read`, for what takes long: in a worker thread and on a connection of its own, on the
+        state of the index when this is called. ``fn`` must be fit for another thread."""
+        if self._unusable is not None:
+            self._refuse()
+        self._commit_group()
+        self._tracer.count(Count.INDEX_READ)
+
+        def in_thread() -> T:
+            connection = connect.connect(self.path, read_only=True)
+            try:
+                connection.execute("BEGIN")
+                return fn(Transaction(connection, writable=False, sequence=self._committed))
+            finally:
+                connection.close(True)
+
+        try:
+            return await trio.to_thread.run_sync(in_thread)
+        except apsw.Error as error:
+            raise mapped(error) from error
+
+    async def check(self, staged_names: Collection[str] | None = None) -> list[Problem]:
+        """Everything that is wrong with the index, now; see :mod:`s3blobfs.index.check`."""
+        return await self.read_aside(lambda tx: check(tx, staged_names))
+
+    # -- in the background -------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit open groups in time, sync now and then, and keep the log short, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            if not self._read_only:
+                nursery.start_soon(self._commit_in_time)
+                nursery.start_soon(self._sync_now_and_then)
+                nursery.start_soon(self._keep_log_short)
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def _commit_in_time(self) -> None:
+        while True:
+            await self._group_opened.wait()
+            await trio.sleep_until(self._group_deadline)
+            # The group for which this slept may have been committed, and the one open now be a later one.
+            if self._group_open and trio.current_time() >= self._group_deadline:
+                try:
+                    self._commit_group()
+                except VolumeIndexError:
+                    return  # the log has it, and every further call will say so
+
+    async def _sync_now_and_then(self) -> None:
+        while True:
+            await trio.sleep(SYNC_INTERVAL_S)
+            try:
+                await self._durability.up_to(self._committed)
+            except VolumeIndexError:
+                return  # as above
+
+    async def _keep_log_short(self) -> None:
+        """While anybody writes, the log cannot start anew behind a checkpoint: there is always something in
+        it that is not copied yet. So when it has become long in spite of checkpoints, writers are held up
+        for the last of them, which has little left to copy."""
+        while True:
+            await self._log_grown.wait()
+            await self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
+            if self._log_pages >= TRUNCATE_PAGES and self._unusable is None:
+                gate = self._gate = trio.Event()
+                try:
+                    self._commit_group()
+                    await self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                except VolumeIndexError:
+                    return  # as above
+                finally:
+                    self._gate = None
+                    gate.set()
+            self._checkpoint_at = self._log_pages + CHECKPOINT_PAGES
+            self._log_grown = trio.Event()
+
+    async def _checkpoint(self, mode: int) -> None:
+        """Copy the log into the database, in a worker thread. Not being able to is no misfortune: the log has
+        everything, and the next attempt comes when it has grown further."""
+
+        def in_thread() -> None:
+            connection = connect.connect(self.path)
+            try:
+                connect.start_log(connection)
+                connection.wal_checkpoint(mode=mode)
+            finally:
+                connection.close(True)
+
+        try:
+            await trio.to_thread.run_sync(in_thread)
+        except apsw.BusyError:
+            _log.debug("a long read of the index keeps its log from starting anew")
+        except apsw.Error as error:
+            _log.warning("the index's log could not be copied into %s: %s", self.path, error)
+
+    def _note_log_size(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        """Called by SQLite within each COMMIT."""
+        if pages < self._log_pages:
+            self._checkpoint_at = CHECKPOINT_PAGES
+        self._log_pages = pages
+        if pages >= self._checkpoint_at:
+            self._log_grown.set()
+        return apsw.SQLITE_OK
+
+    async def _sync_log(self) -> None:
+        try:
+            await trio.to_thread.run_sync(os.fdatasync, self._log_descriptor, limiter=self._sync_limiter)
+        except OSError as error:
+            # Never tried again: the kernel may have dropped the pages, and a second sync would be a lie.
+            raise self._fail(f"cannot be synced to disk: {error.strerror}") from error
+
+    # -- the group -------------------------------------------------------------------------------------
+
+    def _write(self, fn: Callable[[Transaction], T]) -> T:
+        if self._unusable is not None or self._in_fn or self._read_only:
+            self._refuse()
+        self._tracer.count(Count.INDEX_WRITE)
+        execute = self._connection.execute
+        try:
+            if not self._group_open:
+                execute("BEGIN IMMEDIATE")
+                self._group_open = True
+                self._group_deadline = trio.current_time() + self._commit_delay_s
+                self._group_opened.set()
+            execute("SAVEPOINT one_write")
+            self._sequence += 1
+            self._writing.sequence = self._reading.sequence = self._sequence
+            self._in_fn = True
+            try:
+                result = _finished(fn(self._writing))
+                execute("RELEASE one_write")
+            except BaseException as error:
+                self._undo(error)
+                raise
+            finally:
+                self._in_fn = False
+        except apsw.Error as error:
+            raise mapped(error) from error
+        return result
+
+    def _undo(self, error: BaseException) -> None:
+        """Take back what the failed ``fn`` did, and nothing else."""
+        try:
+            self._connection.execute("ROLLBACK TO one_write")
+            self._connection.execute("RELEASE one_write")
+        except apsw.Error:
+            # After some errors SQLite has rolled back the whole transaction, with what earlier writes were
+            # told is there.
+            raise self._fail(f"lost changes: {error}") from error
+
+    def _commit_group(self) -> int:
+        """Hand everything written so far to the operating system; returns the number reached.
+
+        Raises :class:`IndexUnavailable`."""
+        if self._unusable is not None or self._in_fn:
+            self._refuse()
+        if self._group_open:
+            try:
+                self._connection.execute("UPDATE counters SET sequence = ?", (self._sequence,))
+                self._connection.execute("COMMIT")
+            except apsw.Error as error:
+                raise self._fail(f"cannot commit: {error}") from error
+            self._group_open = False
+            self._group_opened = trio.Event()
+            self._committed = self._sequence
+            self._tracer.count(Count.INDEX_COMMIT)
+        return self._committed
+
+    def _fail(self, detail: str) -> IndexUnavailable:
+        """Accept nothing more; returns the error to raise."""
+        self._unusable = failure = IndexUnavailable(f"the index {detail}; unmount and mount again")
+        _log.error("%s: %s", self.path, failure)
+        if self._connection.in_transaction:
+            try:
+                self._connection.execute("ROLLBACK")
+            except apsw.Error as error:
+                _log.debug("nor rolled back: %s", error)
+        self._group_open = False
+        return failure
+
+    def _refuse(self) -> NoReturn:
+        if self._unusable is not None:
+            raise IndexUnavailable(str(self._unusable)) from self._unusable
+        if self._in_fn:
+            raise RuntimeError("transactions of the index do not nest")
+        raise FilesystemError(errno.EROFS)
+
+    def _close(self) -> None:
+        self._closed = True
+        if self._unusable is None:
+            self._unusable = IndexUnavailable("the index is closed")
+        self._connection.close(True)
+        if self._log_descriptor >= 0:
+            os.close(self._log_descriptor)
+            self._log_descriptor = -1
+
+
+def _finished(result: T) -> T:
+    """``fn`` ran to its end; an async one only promised to."""
+    if isinstance(result, CoroutineType):
+        result.close()
+        raise TypeError("a transaction's function must not be async")
+    return result
