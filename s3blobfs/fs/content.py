@@ -1,0 +1,111 @@
+"""The content of one regular file in core: where its bytes are now, and the one state table.
+
+                   write                    write
+        ┌────────────────────────┐  ┌─────────────────────┐
+        │                        ▼  ▼                     │
+      EMPTY ◄──── seal(0) ──── DIRTY ──── seal ────► SEALED
+                                 ▲                        │
+                     write       │                        │ stored
+                                 └─────── CLEAN ◄─────────┘
+
+* ``EMPTY``  no bytes anywhere: size 0, no blob, no staged file, no object.
+* ``CLEAN``  the bytes are an immutable blob in S3 (and perhaps in the cache).
+* ``DIRTY``  the bytes are a staged file that may still change.
+* ``SEALED`` the bytes are a staged file that may not change any more; it has a journal row and an upload.
+
+Everything that changes a state is here and in the table; who does so is not (see ``writing.py``).
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from s3blobfs.tier.staging import StagedFile
+from s3blobfs.types import BlobContent
+from s3blobfs.writeback.uploader import UploadTicket
+
+
+class State(enum.Enum):
+    EMPTY = "empty"
+    CLEAN = "clean"
+    DIRTY = "dirty"
+    SEALED = "sealed"
+
+
+class Event(enum.Enum):
+    """What happens to a content."""
+
+    STAGE = "stage"
+    """A writable staged file with the present bytes (or the wanted part of them) takes over."""
+    SEAL = "seal"
+    """The staged file is finished and journalled."""
+    SEAL_EMPTY = "seal empty"
+    """The staged file turned out to have no bytes."""
+    STORED = "stored"
+    """The upload's object is in S3 and committed in the index."""
+    REPLACE = "replace"
+    """A direct copy put another blob in place of a content nobody was writing."""
+
+
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.EMPTY, Event.STAGE): State.DIRTY,
+    (State.CLEAN, Event.STAGE): State.DIRTY,
+    (State.SEALED, Event.STAGE): State.DIRTY,
+    (State.DIRTY, Event.SEAL): State.SEALED,
+    (State.DIRTY, Event.SEAL_EMPTY): State.EMPTY,
+    (State.SEALED, Event.STORED): State.CLEAN,
+    (State.EMPTY, Event.REPLACE): State.CLEAN,
+    (State.CLEAN, Event.REPLACE): State.CLEAN,
+}
+"""Every move there is; any other is a bug and raises ``KeyError``."""
+
+
+@dataclass(slots=True)
+class Content:
+    """The content of one in-core file. Changed only under the inode's lock, but for :meth:`stored`,
+    which the uploader calls between two checkpoints and which touches a ``SEALED`` content only."""
+
+    state: State
+    blob: BlobContent | None = None
+    """Set in ``CLEAN`` once it has been needed; the index row knows its id before that."""
+    staged: StagedFile | None = None
+    """Set exactly in ``DIRTY`` and ``SEALED``."""
+    upload_id: int | None = None
+    """Set exactly in ``SEALED``: the journal row."""
+    ticket: UploadTicket | None = None
+    """The upload of the latest seal; kept after it ended, so that every close hears of a failure."""
+
+    def move(self, event: Event) -> None:
+        self.state = TRANSITIONS[self.state, event]
+
+    # -- events --------------------------------------------------------------------------------------
+
+    def stage(self, staged: StagedFile) -> None:
+        self.move(Event.STAGE)
+        self.staged, self.blob, self.upload_id = staged, None, None
+
+    def seal(self, upload_id: int, ticket: UploadTicket) -> None:
+        self.move(Event.SEAL)
+        self.upload_id, self.ticket = upload_id, ticket
+
+    def seal_empty(self) -> None:
+        self.move(Event.SEAL_EMPTY)
+        self.staged = self.upload_id = self.ticket = None
+
+    def stored(self, upload_id: int, blob: BlobContent) -> bool:
+        """An upload ended. False when the content has moved on since (it was written again)."""
+        if self.state is not State.SEALED or self.upload_id != upload_id:
+            return False
+        self.move(Event.STORED)
+        self.blob, self.staged, self.upload_id = blob, None, None
+        return True
+
+    def replace(self, blob: BlobContent) -> None:
+        self.move(Event.REPLACE)
+        self.blob = blob
+
+    @property
+    def in_flux(self) -> bool:
+        """Whether the bytes exist (also) outside the index and S3, so that the inode stays in core."""
+        return self.staged is not None

@@ -1,0 +1,93 @@
+"""What the parts of the filesystem share: the layers below, the in-core tables, who is told of changes."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from s3blobfs.blobstore.protocol import BlobStore
+from s3blobfs.config import NAME_MAX_BYTES
+from s3blobfs.errors import FilesystemError
+from s3blobfs.fs.handles import HandleTable
+from s3blobfs.fs.incore import InCoreInode, InodeTable
+from s3blobfs.index import inodes
+from s3blobfs.index.database import Database
+from s3blobfs.tier.tier import Tier
+from s3blobfs.trace import Tracer
+from s3blobfs.types import Durability, StoreConfig
+from s3blobfs.writeback.reaper import Reaper
+from s3blobfs.writeback.uploader import Uploader
+
+
+class Notifier(Protocol):
+    """Tells the kernel what changed without its doing. Must not block."""
+
+    def entry_changed(self, parent_id: int, name: bytes) -> None:
+        """Forget what the kernel knows of a name, its absence included."""
+        ...
+
+    def inode_changed(self, inode_id: int) -> None:
+        """Forget an inode's cached attributes and pages."""
+        ...
+
+
+class SilentNotifier:
+    """For a filesystem that no kernel looks at."""
+
+    def entry_changed(self, parent_id: int, name: bytes) -> None:
+        pass
+
+    def inode_changed(self, inode_id: int) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class Core:
+    """Shared by ``namespace``, ``reading``, ``writing``, ``copying`` and ``xattrs``; made by the facade."""
+
+    db: Database
+    tier: Tier
+    stores: Mapping[int, BlobStore]
+    uploader: Uploader
+    reaper: Reaper
+    tracer: Tracer
+    durability: Durability
+    read_only: bool
+    notifier: Notifier = field(default_factory=SilentNotifier)
+    now_ns: Callable[[], int] = time.time_ns
+    inodes: InodeTable = field(default_factory=InodeTable)
+    handles: HandleTable = field(default_factory=HandleTable)
+
+    async def inode(self, inode_id: int) -> InCoreInode:
+        """The in-core inode, brought in from the index if need be.
+
+        :class:`FilesystemError` ``ESTALE`` when there is none: the kernel then looks the path up again."""
+        inode = self.inodes.find(inode_id)
+        if inode is not None:
+            return inode
+        row = await self.db.read(lambda tx: inodes.find(tx, inode_id))
+        if row is None:
+            raise FilesystemError(errno.ESTALE, f"inode {inode_id}")
+        return self.inodes.admit(row)
+
+    def store_of(self, inode: InCoreInode) -> StoreConfig:
+        """The store that a regular file's next blob goes to."""
+        assert inode.row.store_id is not None
+        return self.stores[inode.row.store_id].config
+
+    def refuse_if_read_only(self) -> None:
+        if self.read_only:
+            raise FilesystemError(errno.EROFS)
+
+
+def check_name(name: bytes) -> None:
+    """A directory entry's name: 1 to 255 bytes, neither ``.`` nor ``..``, without ``/`` and NUL."""
+    if len(name) > NAME_MAX_BYTES:
+        raise FilesystemError(errno.ENAMETOOLONG)
+    if not name:
+        raise FilesystemError(errno.ENOENT)
+    if name in (b".", b"..") or b"/" in name or b"\0" in name:
+        raise FilesystemError(errno.EINVAL)

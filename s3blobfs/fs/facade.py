@@ -1,0 +1,520 @@
+"""The filesystem as a set of calls: POSIX semantics free of FUSE, S3 and SQL.
+
+``fuse/operations.py`` translates kernel requests to these calls one by one; tests call them directly, with no
+mount in the loop; the control socket calls the operator's part (sync, copy, stores, status). Errors are those
+of :mod:`s3blobfs.errors`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from s3blobfs.blobstore.protocol import BlobStore
+from s3blobfs.errors import FilesystemError, ObjectStoreError, S3BlobFSError
+from s3blobfs.fs.attributes import AttributeChanges, Attributes, Caller, FilesystemUsage
+from s3blobfs.fs.content import Event
+from s3blobfs.fs.copying import Copying
+from s3blobfs.fs.core import Core, Notifier, SilentNotifier
+from s3blobfs.fs.handles import FileHandle
+from s3blobfs.fs.incore import InCoreInode
+from s3blobfs.fs.namespace import Namespace
+from s3blobfs.fs.reading import Reading
+from s3blobfs.fs.writing import Writing
+from s3blobfs.fs.xattrs import ExtendedAttributes
+from s3blobfs.index import dentries, inodes, stores
+from s3blobfs.index.database import Database
+from s3blobfs.index.inodes import ROOT_INODE_ID, InodeRow
+from s3blobfs.index.transaction import Transaction
+from s3blobfs.index.uploads import UploadRow
+from s3blobfs.tier.staging import StagedFile
+from s3blobfs.tier.tier import Tier
+from s3blobfs.trace import Tracer
+from s3blobfs.types import Durability
+from s3blobfs.writeback.reaper import Reaper
+from s3blobfs.writeback.uploader import Uploader
+
+log = logging.getLogger(__name__)
+
+FREE_BYTES = 1 << 50
+FREE_INODES = 1 << 32
+"""What statfs says is left: S3 has no end, and programs that ask want room, not infinity."""
+
+DIRECTORY_PAGE_ENTRIES = 512
+"""Entries read from the index at once."""
+
+DOT_COOKIES = 2
+"""Cookies 1 and 2 are ``.`` and ``..``; the index's own follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryEntry:
+    """One line of a directory; ``cookie`` continues behind it."""
+
+    cookie: int
+    name: bytes
+    attributes: Attributes
+    row: InodeRow | None
+    """``None`` for ``.`` and ``..``, to which a listing gives no reference."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """The answer of open and create."""
+
+    handle: int
+    keep_cache: bool
+    """The kernel's cached pages are still good."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoreStatus:
+    """Gauges of the filesystem itself."""
+
+    inodes_in_core: int
+    open_files: int
+    dirty_files: int
+    dirty_bytes: int
+
+
+class Filesystem:
+    """One mounted volume."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        tier: Tier,
+        stores: Mapping[int, BlobStore],
+        uploader: Uploader,
+        reaper: Reaper,
+        tracer: Tracer,
+        durability: Durability,
+        read_only: bool = False,
+        notifier: Notifier | None = None,
+        control_path: str | None = None,
+        now_ns: Callable[[], int] = time.time_ns,
+        new_object_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        self._stores = dict(stores)
+        self._core = core = Core(
+            db=db,
+            tier=tier,
+            stores=self._stores,
+            uploader=uploader,
+            reaper=reaper,
+            tracer=tracer,
+            durability=durability,
+            read_only=read_only,
+            notifier=notifier or SilentNotifier(),
+            now_ns=now_ns,
+        )
+        self._namespace = Namespace(core, new_object_id)
+        self._reading = Reading(core)
+        self._writing = Writing(core, self._reading)
+        self._copying = Copying(core, self._namespace, self._reading, self._writing)
+        self._xattrs = ExtendedAttributes(core, self._reading, control_path)
+        self.stored = self._writing.stored
+        """The uploader's listener."""
+
+    def set_notifier(self, notifier: Notifier) -> None:
+        """Who tells the kernel; known once there is a mount."""
+        self._core.notifier = notifier
+
+    async def resume(self, recovered: Mapping[int, tuple[UploadRow, StagedFile]]) -> None:
+        """Show the acknowledged content of a previous process whose uploads are only now on their way."""
+        for inode_id, (upload, staged) in recovered.items():
+            inode = await self._core.inode(inode_id)
+            content = inode.content
+            assert content is not None
+            content.stage(staged)
+            content.move(Event.SEAL)
+            content.upload_id = upload.id
+
+    # -- inodes --------------------------------------------------------------------------------------
+
+    async def lookup(self, parent_id: int, name: bytes) -> Attributes | None:
+        """Attributes behind a name, and one more reference for the kernel; ``None`` without such a name."""
+        inode = await self._namespace.lookup(parent_id, name)
+        return None if inode is None else self._refer(inode)
+
+    def _refer(self, inode: InCoreInode) -> Attributes:
+        inode.lookup_count += 1
+        return inode.attributes()
+
+    async def forget(self, references: Sequence[tuple[int, int]]) -> None:
+        """The kernel drops so many references to each inode."""
+        leaving = []
+        for inode_id, count in references:
+            inode = self._core.inodes.find(inode_id)
+            if inode is None:
+                continue
+            inode.lookup_count = max(0, inode.lookup_count - count)
+            if inode.disposable:
+                leaving.append(inode)
+        await self._write_pending_times(leaving)
+        for inode in leaving:
+            self._core.inodes.release(inode)
+
+    async def _write_pending_times(self, leaving: Sequence[InCoreInode]) -> None:
+        pending = [inode for inode in leaving if inode.has_pending_times]
+        if not pending or self._core.read_only:
+            return
+
+        def transaction(tx: Transaction) -> None:
+            for inode in pending:
+                if inodes.find(tx, inode.id) is not None and inode.atime_ns is not None:
+                    inodes.update(tx, inode.id, atime_ns=inode.atime_ns)
+
+        await self._core.db.write(transaction)
+
+    async def getattr(self, inode_id: int) -> Attributes:
+        """stat(2)."""
+        return (await self._core.inode(inode_id)).attributes()
+
+    async def setattr(self, inode_id: int, changes: AttributeChanges) -> Attributes:
+        """chmod(2), chown(2), truncate(2), utimensat(2): each field alone or several at once.
+
+        A truncate of a file that nobody has open for writing is a change with no close to follow: it waits
+        for S3 itself, as a close would."""
+        core = self._core
+        core.refuse_if_read_only()
+        inode = await core.inode(inode_id)
+        if changes.size_bytes is not None:
+            await self._writing.truncate(inode, changes.size_bytes)
+            if inode.writer_count == 0:
+                await self._writing.close(inode)
+        if changes.touches_row:
+            await self._change_row(inode, changes)
+        return inode.attributes()
+
+    async def _change_row(self, inode: InCoreInode, changes: AttributeChanges) -> None:
+        async with inode.lock:
+            row = inode.row
+            pending = inode.mtime_ns, inode.ctime_ns, inode.atime_ns
+            wanted = replace(
+                row,
+                mode=row.mode if changes.mode is None else stat.S_IFMT(row.mode) | changes.mode & 0o7777,
+                uid=_first(changes.uid, row.uid),
+                gid=_first(changes.gid, row.gid),
+                atime_ns=_first(changes.atime_ns, inode.atime_ns, row.atime_ns),
+                mtime_ns=_first(changes.mtime_ns, inode.mtime_ns, row.mtime_ns),
+                ctime_ns=_first(changes.ctime_ns, self._core.now_ns()),
+            )
+            if inode.removed:
+                inode.amend(wanted)
+            else:
+                inode.apply(await self._core.db.write(lambda tx: _write_attributes(tx, wanted)))
+            inode.settle_times(*pending)
+
+    async def readlink(self, inode_id: int) -> bytes:
+        """readlink(2); ``EINVAL`` for what is no symbolic link."""
+        target = (await self._core.inode(inode_id)).row.target
+        if target is None:
+            raise FilesystemError(errno.EINVAL)
+        return target
+
+    async def access(self, inode_id: int, mask: int, caller: Caller) -> bool:
+        """access(2) by the permission bits."""
+        row = (await self._core.inode(inode_id)).row
+        if mask & os.W_OK and self._core.read_only:
+            return False
+        if caller.privileged:
+            return not mask & os.X_OK or stat.S_ISDIR(row.mode) or bool(row.mode & 0o111)
+        shift = 6 if caller.uid == row.uid else 3 if caller.in_group(row.gid) else 0
+        return (row.mode >> shift) & mask & 0o7 == mask & 0o7
+
+    async def statfs(self) -> FilesystemUsage:
+        """statfs(2)."""
+        usage = await self._core.db.read(inodes.usage)
+        return FilesystemUsage(usage.bytes, usage.inodes, FREE_BYTES, FREE_INODES)
+
+    # -- names ---------------------------------------------------------------------------------------
+
+    async def mknod(self, parent_id: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Attributes:
+        """mknod(2): regular files, fifos, sockets and devices."""
+        if stat.S_IFMT(mode) == 0:
+            mode |= stat.S_IFREG
+        if not any(test(mode) for test in _NODE_TYPES):
+            raise FilesystemError(errno.EINVAL)
+        return self._refer(await self._namespace.make(parent_id, name, mode, caller, rdev=rdev))
+
+    async def mkdir(self, parent_id: int, name: bytes, mode: int, caller: Caller) -> Attributes:
+        """mkdir(2)."""
+        mode = stat.S_IFDIR | stat.S_IMODE(mode)
+        return self._refer(await self._namespace.make(parent_id, name, mode, caller))
+
+    async def symlink(self, parent_id: int, name: bytes, target: bytes, caller: Caller) -> Attributes:
+        """symlink(2)."""
+        mode = stat.S_IFLNK | 0o777
+        return self._refer(await self._namespace.make(parent_id, name, mode, caller, target=target))
+
+    async def link(self, inode_id: int, parent_id: int, name: bytes) -> Attributes:
+        """link(2)."""
+        return self._refer(await self._namespace.link(inode_id, parent_id, name))
+
+    async def unlink(self, parent_id: int, name: bytes) -> None:
+        """unlink(2)."""
+        await self._namespace.unlink(parent_id, name)
+
+    async def rmdir(self, parent_id: int, name: bytes) -> None:
+        """rmdir(2)."""
+        await self._namespace.rmdir(parent_id, name)
+
+    async def rename(
+        self, old_parent_id: int, old_name: bytes, new_parent_id: int, new_name: bytes, flags: int = 0
+    ) -> None:
+        """renameat2(2)."""
+        await self._namespace.rename(old_parent_id, old_name, new_parent_id, new_name, flags)
+
+    # -- directories ---------------------------------------------------------------------------------
+
+    async def opendir(self, inode_id: int) -> int:
+        inode = await self._core.inode(inode_id)
+        if not inode.is_directory:
+            raise FilesystemError(errno.ENOTDIR)
+        inode.open_count += 1
+        return self._core.handles.open_directory(inode).number
+
+    async def readdir(self, handle: int, after: int) -> list[DirectoryEntry]:
+        """Entries behind cookie ``after`` (0: from the start), a page at most; none at the end. A cookie
+        stays good while entries come and go: what is there all the time is listed exactly once."""
+        directory = self._core.handles.directory(handle).inode
+        entries = []
+        if after < DOT_COOKIES and not directory.removed:
+            parent_id = await self._core.db.read(lambda tx: dentries.parent_of(tx, directory.id))
+            above = await self._core.inode(ROOT_INODE_ID if parent_id is None else parent_id)
+            dots = ((1, b".", directory), (2, b"..", above))
+            entries = [
+                DirectoryEntry(cookie, name, inode.attributes(), None)
+                for cookie, name, inode in dots
+                if cookie > after
+            ]
+        page = await self._core.db.read(
+            lambda tx: dentries.page(tx, directory.id, max(0, after - DOT_COOKIES), DIRECTORY_PAGE_ENTRIES)
+        )
+        for cookie, name, row in page:
+            entries.append(DirectoryEntry(cookie + DOT_COOKIES, name, self._attributes_of(row), row))
+        return entries
+
+    def _attributes_of(self, row: InodeRow) -> Attributes:
+        inode = self._core.inodes.find(row.id)
+        return (InCoreInode(row) if inode is None else inode).attributes()
+
+    def refer(self, entry: DirectoryEntry) -> None:
+        """The kernel took an entry of a listing, and with it a reference to its inode. (It holds the
+        directory's lock all the while, so that the name cannot be gone.)"""
+        if entry.row is not None:
+            self._core.inodes.admit(entry.row).lookup_count += 1
+
+    async def releasedir(self, handle: int) -> None:
+        await self._let_go(self._core.handles.close_directory(handle).inode)
+
+    async def fsyncdir(self) -> None:
+        """fsync(2) of a directory: the index is on disk, and with durability ``s3`` every staged file is in
+        S3."""
+        if self._core.durability is Durability.S3:
+            await self.sync(None, None)
+        await self._core.db.commit()
+
+    # -- files ---------------------------------------------------------------------------------------
+
+    async def create(
+        self, parent_id: int, name: bytes, mode: int, flags: int, caller: Caller
+    ) -> tuple[OpenFile, Attributes]:
+        """open(2) with O_CREAT."""
+        mode = stat.S_IFREG | stat.S_IMODE(mode)
+        inode = await self._namespace.make(parent_id, name, mode, caller, exclusive=bool(flags & os.O_EXCL))
+        opened = await self._open(inode, flags)
+        return opened, self._refer(inode)
+
+    async def open(self, inode_id: int, flags: int) -> OpenFile:
+        """open(2) of a regular file that exists, O_TRUNC included."""
+        return await self._open(await self._core.inode(inode_id), flags)
+
+    async def _open(self, inode: InCoreInode, flags: int) -> OpenFile:
+        if inode.content is None:
+            raise FilesystemError(errno.EISDIR if inode.is_directory else errno.ENXIO)
+        if inode.removed:
+            raise FilesystemError(errno.ESTALE)
+        writes = flags & os.O_ACCMODE != os.O_RDONLY
+        if writes:
+            self._core.refuse_if_read_only()
+        # Counted before anything is awaited: from here an unlink leaves an orphan.
+        inode.open_count += 1
+        inode.writer_count += writes
+        handle = self._core.handles.open_file(inode, flags)
+        try:
+            if flags & os.O_TRUNC and writes:
+                await self._writing.truncate(inode, 0)
+        except BaseException:
+            self._core.handles.close_file(handle.number)
+            inode.writer_count -= writes
+            await self._let_go(inode)
+            raise
+        keep_cache = inode.kernel_content_change == inode.content_change
+        inode.kernel_content_change = inode.content_change
+        return OpenFile(handle.number, keep_cache)
+
+    async def read(self, handle: int, offset: int, size: int) -> bytes:
+        """pread(2)."""
+        return await self._reading.read(self._core.handles.file(handle), offset, size)
+
+    async def write(self, handle: int, offset: int, data: bytes) -> int:
+        """pwrite(2)."""
+        return await self._writing.write(self._core.handles.file(handle), offset, data)
+
+    async def flush(self, handle: int) -> None:
+        """close(2) of one descriptor; what it promises depends on the durability."""
+        opened = self._core.handles.file(handle)
+        await self._reading.close_reader(opened)
+        if opened.writable:
+            await self._writing.close(opened.inode)
+
+    async def fsync(self, handle: int) -> None:
+        """fsync(2) and fdatasync(2)."""
+        inode = self._core.handles.file(handle).inode
+        await self._writing.sync(inode, durability=self._core.durability)
+
+    async def release(self, handle: int) -> None:
+        """The last descriptor of an open(2) is gone, and every mapping made through it."""
+        opened = self._core.handles.close_file(handle)
+        inode = opened.inode
+        await self._reading.close_reader(opened)
+        inode.writer_count -= opened.writable
+        try:
+            if opened.writable and inode.writer_count == 0:
+                await self._seal_leftover(opened)
+        finally:
+            await self._let_go(inode)
+
+    async def _seal_leftover(self, opened: FileHandle) -> None:
+        """Stores through a mapping can come after the close that flushed: nobody is left to hear of an error,
+        so the content stays staged and the next sync tries again."""
+        inode = opened.inode
+        content = inode.content
+        assert content is not None
+        if content.staged is None or inode.removed or inode.row.nlink == 0:
+            return
+        try:
+            await self._writing.seal(inode)
+        except S3BlobFSError as error:
+            log.error("inode %d stays staged after its last close: %s", inode.id, error)
+
+    async def _let_go(self, inode: InCoreInode) -> None:
+        inode.open_count -= 1
+        if inode.open_count == 0 and inode.row.nlink == 0 and not inode.removed:
+            await self._namespace.reap_orphan(inode)
+        self._core.inodes.release(inode)
+
+    # -- extended attributes -------------------------------------------------------------------------
+
+    async def getxattr(self, inode_id: int, name: bytes) -> bytes:
+        """getxattr(2)."""
+        return await self._xattrs.get(await self._core.inode(inode_id), name)
+
+    async def listxattr(self, inode_id: int) -> list[bytes]:
+        """listxattr(2)."""
+        return await self._xattrs.names(await self._core.inode(inode_id))
+
+    async def setxattr(self, inode_id: int, name: bytes, value: bytes) -> None:
+        """setxattr(2)."""
+        await self._xattrs.set(await self._core.inode(inode_id), name, value)
+
+    async def removexattr(self, inode_id: int, name: bytes) -> None:
+        """removexattr(2)."""
+        await self._xattrs.remove(await self._core.inode(inode_id), name)
+
+    # -- for the operator ----------------------------------------------------------------------------
+
+    async def sync(self, inode_id: int | None, progress: Callable[[int, int], None] | None) -> None:
+        """A barrier: returns when the file (``None``: everything) is in S3 as it is now and the index is on
+        disk. ``progress`` hears of files and bytes left. Files open for writing are stored as they are."""
+        core = self._core
+        if inode_id is not None:
+            inode = await core.inode(inode_id)
+            if inode.content is not None:
+                await self._writing.sync(inode, durability=Durability.S3)
+                return
+        for inode in core.inodes:
+            content = inode.content
+            if content is not None and content.staged is not None and inode.row.nlink and not inode.removed:
+                await self._writing.seal(inode)
+        await core.uploader.barrier(progress)
+        await core.db.commit()
+
+    async def close(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Unmount: let go of every handle, then the barrier, then the reaper's due work."""
+        for handle in self._core.handles.files():
+            await self.release(handle.number)
+        for directory in self._core.handles.directories():
+            await self.releasedir(directory.number)
+        await self._write_pending_times(list(self._core.inodes))
+        if not self._core.read_only:
+            await self.sync(None, progress)
+            try:
+                await self._core.reaper.drain()
+            except ObjectStoreError as error:
+                log.warning("deleting goes on at the next mount: %s", error)
+
+    async def copy_file(
+        self, source_id: int, parent_id: int, name: bytes, *, replace: bool, caller: Caller
+    ) -> int:
+        """Copy a regular file without moving its bytes; see :meth:`Copying.copy_file`."""
+        return await self._copying.copy_file(source_id, parent_id, name, replace=replace, caller=caller)
+
+    def add_store(self, store: BlobStore) -> None:
+        """Make a store known that the index already has."""
+        self._stores[store.config.id] = store
+
+    async def bind_store(self, directory_id: int, store_id: int) -> None:
+        """New files below a directory go to this store from now on."""
+        inode = await self._core.inode(directory_id)
+        if not inode.is_directory:
+            raise FilesystemError(errno.ENOTDIR)
+        await self._core.db.write(lambda tx: stores.bind(tx, directory_id, store_id), durable=True)
+
+    @property
+    def stores(self) -> Mapping[int, BlobStore]:
+        """By id."""
+        return self._stores
+
+    def status(self) -> CoreStatus:
+        dirty = [
+            inode.content.staged
+            for inode in self._core.inodes
+            if inode.content is not None and inode.content.staged is not None
+        ]
+        return CoreStatus(
+            inodes_in_core=len(self._core.inodes),
+            open_files=len(self._core.handles.files()),
+            dirty_files=len(dirty),
+            dirty_bytes=sum(staged.size_bytes for staged in dirty),
+        )
+
+
+_NODE_TYPES = (stat.S_ISREG, stat.S_ISFIFO, stat.S_ISSOCK, stat.S_ISCHR, stat.S_ISBLK)
+
+
+def _first(*candidates: int | None) -> int:
+    """The first that is set; the last one always is."""
+    return next(candidate for candidate in candidates if candidate is not None)
+
+
+def _write_attributes(tx: Transaction, wanted: InodeRow) -> InodeRow:
+    return inodes.update(
+        tx,
+        wanted.id,
+        mode=wanted.mode,
+        uid=wanted.uid,
+        gid=wanted.gid,
+        atime_ns=wanted.atime_ns,
+        mtime_ns=wanted.mtime_ns,
+        ctime_ns=wanted.ctime_ns,
+    )

@@ -1,0 +1,196 @@
+"""In-core inodes: what is known of an inode without asking the index, and who still needs it.
+
+Four counts are kept apart: ``nlink`` (names, in the row), ``lookup_count`` (references the kernel holds),
+``open_count`` (handles) and a blob's ``refs`` (in the index). An in-core inode lives while the kernel or a
+handle refers to it or its content is in flux.
+
+Ordering without locks: every index row carries the number of the transaction that wrote it, and an older
+row never replaces a newer one here. What the index does not know yet (times of writes, the size of a staged
+file) is an overlay that the next transaction on the inode takes along.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+
+import trio
+
+from s3blobfs.fs.attributes import BLOCK_BYTES, Attributes
+from s3blobfs.fs.content import Content, State
+from s3blobfs.index.inodes import InodeRow
+
+
+class InodeLock:
+    """A lock that costs no trip through the scheduler while it is free."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = trio.Lock()
+
+    async def __aenter__(self) -> None:
+        try:
+            self._lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._lock.acquire()
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._lock.release()
+
+
+class InCoreInode:
+    """One inode as this process knows it."""
+
+    __slots__ = (
+        "atime_ns",
+        "content",
+        "content_change",
+        "ctime_ns",
+        "kernel_content_change",
+        "lock",
+        "lookup_count",
+        "mtime_ns",
+        "open_count",
+        "removed",
+        "row",
+        "writer_count",
+        "xattrs",
+    )
+
+    def __init__(self, row: InodeRow) -> None:
+        self.row = row
+        self.lookup_count = 0
+        self.open_count = 0
+        self.writer_count = 0
+        """Handles open for writing."""
+        self.lock = InodeLock()
+        """Held while the content changes state or its attributes are written. Order: at most one inode's
+        lock is held at a time, and no S3 request is made under it except to bring in what a writer needs."""
+        self.removed = False
+        """The index has no such inode any more; the kernel still holds a reference."""
+        self.atime_ns: int | None = None
+        self.mtime_ns: int | None = None
+        self.ctime_ns: int | None = None
+        self.xattrs: dict[bytes, bytes] | None = None
+        """All extended attributes, once one was asked for."""
+        self.content_change = 0
+        """Counts changes of the bytes in this process."""
+        self.kernel_content_change = -1
+        """``content_change`` when the kernel last opened the file: its pages are good while they agree."""
+        self.content: Content | None = None
+        if stat.S_ISREG(row.mode):
+            self.content = Content(State.EMPTY if row.blob_id is None else State.CLEAN)
+
+    @property
+    def id(self) -> int:
+        return self.row.id
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.row.mode)
+
+    def apply(self, row: InodeRow) -> None:
+        """Take over a row that a transaction returned, unless a later one was applied already."""
+        if row.change >= self.row.change:
+            self.row = row
+
+    def amend(self, row: InodeRow) -> None:
+        """Change the row of an inode that the index has forgotten."""
+        assert self.removed
+        self.row = row
+
+    @property
+    def size_bytes(self) -> int:
+        content = self.content
+        if content is not None and content.state is State.DIRTY and content.staged is not None:
+            return content.staged.size_bytes
+        return self.row.size_bytes
+
+    def touch(self, now_ns: int) -> None:
+        """The bytes changed: mtime and ctime, to be written with the next transaction on this inode."""
+        self.mtime_ns = self.ctime_ns = now_ns
+        self.content_change += 1
+
+    def settle_times(self, mtime_ns: int | None, ctime_ns: int | None, atime_ns: int | None) -> None:
+        """A transaction has written these; what changed meanwhile stays pending."""
+        if self.mtime_ns == mtime_ns:
+            self.mtime_ns = None
+        if self.ctime_ns == ctime_ns:
+            self.ctime_ns = None
+        if self.atime_ns == atime_ns:
+            self.atime_ns = None
+
+    def attributes(self) -> Attributes:
+        row = self.row
+        size = self.size_bytes
+        content = self.content
+        if content is not None and content.state is State.DIRTY and content.staged is not None:
+            blocks = -(-content.staged.allocated_bytes() // BLOCK_BYTES)
+        elif stat.S_ISREG(row.mode):
+            blocks = -(-size // BLOCK_BYTES)
+        else:
+            blocks = 0
+        return Attributes(
+            inode_id=row.id,
+            mode=row.mode,
+            nlink=row.nlink,
+            uid=row.uid,
+            gid=row.gid,
+            rdev=row.rdev,
+            size_bytes=len(row.target) if row.target is not None else size,
+            blocks=blocks,
+            atime_ns=row.atime_ns if self.atime_ns is None else self.atime_ns,
+            mtime_ns=row.mtime_ns if self.mtime_ns is None else self.mtime_ns,
+            ctime_ns=row.ctime_ns if self.ctime_ns is None else max(self.ctime_ns, row.ctime_ns),
+        )
+
+    @property
+    def disposable(self) -> bool:
+        """Nobody needs this object: the index knows everything about the inode."""
+        return (
+            self.lookup_count == 0
+            and self.open_count == 0
+            and not (self.content is not None and self.content.in_flux)
+        )
+
+    @property
+    def has_pending_times(self) -> bool:
+        """Times that the index should have before this object is dropped."""
+        return not self.removed and not (self.atime_ns is None and self.mtime_ns is None)
+
+
+class InodeTable:
+    """The in-core inodes by id."""
+
+    def __init__(self) -> None:
+        self._inodes: dict[int, InCoreInode] = {}
+
+    def __len__(self) -> int:
+        return len(self._inodes)
+
+    def __iter__(self) -> Iterator[InCoreInode]:
+        return iter(list(self._inodes.values()))
+
+    def find(self, inode_id: int) -> InCoreInode | None:
+        return self._inodes.get(inode_id)
+
+    def admit(self, row: InodeRow) -> InCoreInode:
+        """The in-core inode of a row just read or written, made if it is not there yet."""
+        inode = self._inodes.get(row.id)
+        if inode is None:
+            inode = self._inodes[row.id] = InCoreInode(row)
+        else:
+            inode.apply(row)
+        return inode
+
+    def refresh(self, row: InodeRow) -> None:
+        """Apply a row where its inode is in core; do not bring it in."""
+        inode = self._inodes.get(row.id)
+        if inode is not None:
+            inode.apply(row)
+
+    def release(self, inode: InCoreInode) -> None:
+        """Drop the object if nobody needs it any more."""
+        if inode.disposable:
+            self._inodes.pop(inode.id, None)

@@ -1,0 +1,130 @@
+"""Reading: from the staged file while there is one, else from the blob."""
+
+from __future__ import annotations
+
+import errno
+import logging
+
+from s3blobfs.errors import DamagedContent, FilesystemError, ObjectNotFound
+from s3blobfs.fs.content import State
+from s3blobfs.fs.core import Core
+from s3blobfs.fs.handles import FileHandle
+from s3blobfs.fs.incore import InCoreInode
+from s3blobfs.index import blobs, dentries
+from s3blobfs.tier.fetch import ContentReader
+from s3blobfs.trace import Arrow, Local, Party
+from s3blobfs.types import BlobContent
+
+log = logging.getLogger(__name__)
+
+RELATIME_NS = 24 * 3600 * 10**9
+"""mount(8) relatime: atime is renewed when it is older than this, or not newer than mtime or ctime."""
+
+
+class Reading:
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def read(self, handle: FileHandle, offset: int, size: int) -> bytes:
+        """pread(2): short only at the end of the file.
+
+        A blob that is missing or altered in S3 is an error, never other bytes (:class:`DamagedContent`,
+        :class:`ObjectNotFound`), logged with the file's path and the object."""
+        if not handle.readable:
+            raise FilesystemError(errno.EBADF)
+        inode = handle.inode
+        content = inode.content
+        assert content is not None
+        self._touch_atime(inode)
+        staged = content.staged
+        if staged is not None:
+            staged.pin()
+            try:
+                data = await staged.read(offset, size)
+            finally:
+                staged.unpin()
+            return data
+        if content.state is State.EMPTY or size == 0 or offset >= inode.size_bytes:
+            return b""
+        reader = await self._reader(handle)
+        try:
+            data = await reader.read(offset, size)
+        except (DamagedContent, ObjectNotFound) as error:
+            await self._report_damage(inode, error)
+            raise
+        self._trace_read(handle, offset, len(data))
+        return data
+
+    async def _reader(self, handle: FileHandle) -> ContentReader:
+        blob = await self.blob(handle.inode)
+        if handle.reader is not None and handle.reader_blob_id == blob.blob_id:
+            return handle.reader
+        async with handle.inode.lock:
+            # Another read of this handle may have been here while this one waited.
+            if handle.reader is None or handle.reader_blob_id != blob.blob_id:
+                await self.close_reader(handle)
+                handle.reader = await self.open_blob(blob)
+                handle.reader_blob_id = blob.blob_id
+            return handle.reader
+
+    async def blob(self, inode: InCoreInode) -> BlobContent:
+        """The blob of a ``CLEAN`` content; read from the index once."""
+        content = inode.content
+        assert content is not None
+        if content.blob is None:
+            blob_id = inode.row.blob_id
+            assert blob_id is not None
+            row = await self._core.db.read(lambda tx: blobs.get(tx, blob_id))
+            if content.state is State.CLEAN and content.blob is None:
+                content.blob = row.content()
+            return row.content()
+        return content.blob
+
+    async def open_blob(self, blob: BlobContent) -> ContentReader:
+        store = self._core.stores[blob.store_id]
+        return await self._core.tier.fetcher.open(blob, store.open_source(blob), store.config.cached)
+
+    async def close_reader(self, handle: FileHandle) -> None:
+        """Let go of the blob a handle reads from, and draw what is left to draw of its reads."""
+        self._flush_trace(handle)
+        reader, handle.reader, handle.reader_blob_id = handle.reader, None, None
+        if reader is not None:
+            await reader.aclose()
+
+    # -- atime ---------------------------------------------------------------------------------------
+
+    def _touch_atime(self, inode: InCoreInode) -> None:
+        """relatime, kept in core until the inode's row is written for another reason or leaves core."""
+        if self._core.read_only:
+            return
+        now = self._core.now_ns()
+        atime = inode.row.atime_ns if inode.atime_ns is None else inode.atime_ns
+        mtime = inode.row.mtime_ns if inode.mtime_ns is None else inode.mtime_ns
+        ctime = inode.row.ctime_ns if inode.ctime_ns is None else inode.ctime_ns
+        if atime <= mtime or atime <= ctime or now - atime >= RELATIME_NS:
+            inode.atime_ns = now
+
+    # -- trace ---------------------------------------------------------------------------------------
+
+    def _trace_read(self, handle: FileHandle, offset: int, length: int) -> None:
+        """Reads of a cached file are drawn as one step when they reach its end, or at close."""
+        if not self._core.tracer.drawing:
+            return
+        handle.unreported_bytes += length
+        if offset + length >= handle.inode.size_bytes:
+            self._flush_trace(handle)
+
+    def _flush_trace(self, handle: FileHandle) -> None:
+        read_bytes, handle.unreported_bytes = handle.unreported_bytes, 0
+        content = handle.inode.content
+        if not read_bytes or content is None or content.blob is None:
+            return
+        blob = content.blob
+        if self._core.stores[blob.store_id].config.cached:
+            self._core.tracer.step(
+                Party.CLIENT, Arrow.FROM, Local.CACHE, f"read {read_bytes} bytes", blob.location.cache_name
+            )
+
+    async def _report_damage(self, inode: InCoreInode, error: Exception) -> None:
+        path = await self._core.db.read(lambda tx: dentries.path_of(tx, inode.id))
+        log.error("reading %r (inode %d): %s", path, inode.id, error)

@@ -1,0 +1,318 @@
+"""Writing: staging, sealing, and waiting for S3.
+
+A change stages the whole file (a copy of the cached blob, or nothing for a new or emptied one); a close,
+fsync or barrier seals it: the digest is finished, the journal row is written, the upload is queued, and the
+caller waits as far as the volume's durability asks. One index transaction before the upload (the journal),
+one after it (the commit).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import uuid
+from collections.abc import Callable
+
+from s3blobfs.config import OBJECT_MAX_BYTES
+from s3blobfs.errors import FilesystemError
+from s3blobfs.fs.content import Content, State
+from s3blobfs.fs.core import Core
+from s3blobfs.fs.handles import FileHandle
+from s3blobfs.fs.incore import InCoreInode
+from s3blobfs.fs.reading import Reading
+from s3blobfs.index import blobs, inodes, uploads
+from s3blobfs.index.inodes import InodeRow
+from s3blobfs.index.transaction import Transaction
+from s3blobfs.index.uploads import UploadRow, UploadState
+from s3blobfs.tier.cache import CacheEntry
+from s3blobfs.tier.staging import StagedFile
+from s3blobfs.trace import Local
+from s3blobfs.types import BlobContent, Durability
+from s3blobfs.writeback.uploader import UploadTicket
+
+log = logging.getLogger(__name__)
+
+COPY_CHUNK_BYTES = 4 * 1024 * 1024
+"""Read at once when a blob that is not cached is staged for writing."""
+
+
+def new_write_id() -> str:
+    """Names one upload for good, so that a PUT whose answer was lost can be found again."""
+    return uuid.uuid4().hex
+
+
+class Writing:
+    def __init__(self, core: Core, reading: Reading, write_id: Callable[[], str] = new_write_id) -> None:
+        self._core = core
+        self._reading = reading
+        self._write_id = write_id
+
+    # -- changing ------------------------------------------------------------------------------------
+
+    async def write(self, handle: FileHandle, offset: int, data: bytes) -> int:
+        """pwrite(2) of all of ``data``; with O_APPEND at the end of the file.
+
+        ``EFBIG`` beyond what one S3 object holds; :class:`TierFull` when the local tier has no room."""
+        if not handle.writable:
+            raise FilesystemError(errno.EBADF)
+        inode = handle.inode
+        async with inode.lock:
+            if handle.appends:
+                offset = inode.size_bytes
+            if offset + len(data) > OBJECT_MAX_BYTES:
+                raise FilesystemError(errno.EFBIG)
+            staged = await self._writable(inode)
+            written = await staged.write(offset, data)
+            inode.touch(self._core.now_ns())
+            return written
+
+    async def truncate(self, inode: InCoreInode, size_bytes: int) -> None:
+        """ftruncate(2): the caller sees to it that the change is sealed in the end."""
+        self._core.refuse_if_read_only()
+        if size_bytes > OBJECT_MAX_BYTES:
+            raise FilesystemError(errno.EFBIG)
+        async with inode.lock:
+            content = _content(inode)
+            if size_bytes != inode.size_bytes:
+                staged = await self._writable(inode, keep_bytes=size_bytes)
+                await staged.truncate(size_bytes)
+            inode.touch(self._core.now_ns())
+            if content.state is not State.DIRTY:
+                # truncate(2) to the size the file has marks the times and nothing else.
+                await self.write_times(inode)
+
+    async def write_times(self, inode: InCoreInode) -> None:
+        """Bring an inode's pending times into the index."""
+        mtime_ns, ctime_ns, atime_ns = inode.mtime_ns, inode.ctime_ns, inode.atime_ns
+
+        def transaction(tx: Transaction) -> InodeRow | None:
+            if inodes.find(tx, inode.id) is None:
+                return None
+            return _update_times(tx, inode.id, mtime_ns, ctime_ns, atime_ns)
+
+        row = await self._core.db.write(transaction)
+        if row is not None:
+            inode.apply(row)
+        inode.settle_times(mtime_ns, ctime_ns, atime_ns)
+
+    async def _writable(self, inode: InCoreInode, keep_bytes: int | None = None) -> StagedFile:
+        """The inode's staged file, made from what the content is now. Caller holds the inode's lock.
+
+        ``keep_bytes``: only so many bytes of the present content are wanted."""
+        self._core.refuse_if_read_only()
+        content = _content(inode)
+        if content.state is State.DIRTY:
+            assert content.staged is not None
+            return content.staged
+        wanted = inode.size_bytes if keep_bytes is None else min(keep_bytes, inode.size_bytes)
+        local = Local.of(self._core.store_of(inode).cached)
+        if content.state is State.SEALED and wanted > 0:
+            assert content.staged is not None
+            staged = await content.staged.unseal_copy()
+        elif wanted == 0:
+            staged = await self._core.tier.staging.create(local)
+        else:
+            staged = await self._stage_blob(await self._reading.blob(inode), wanted, local)
+        content.stage(staged)
+        return staged
+
+    async def _stage_blob(self, blob: BlobContent, wanted: int, local: Local) -> StagedFile:
+        tier = self._core.tier
+        entry = tier.cache.get(blob.store_id, blob.location.cache_name, blob.size_bytes)
+        if entry is not None:
+            try:
+                return await tier.staging.create(local, entry.path, wanted)
+            finally:
+                entry.unpin()
+        staged = await tier.staging.create(local)
+        try:
+            reader = await self._reading.open_blob(blob)
+            try:
+                for offset in range(0, wanted, COPY_CHUNK_BYTES):
+                    data = await reader.read(offset, min(COPY_CHUNK_BYTES, wanted - offset))
+                    await staged.write(offset, data)
+            finally:
+                await reader.aclose()
+        except BaseException:
+            await staged.discard()
+            raise
+        return staged
+
+    # -- sealing -------------------------------------------------------------------------------------
+
+    async def close(self, inode: InCoreInode) -> None:
+        """What close(2) of a changed file promises: with durability ``s3`` the object is in S3 and its
+        commit on disk; with ``disk`` staged file and journal row survive a crash of this process."""
+        if inode.row.nlink == 0 or inode.removed:
+            return  # without a name there is nothing to find again
+        ticket = await self.seal(inode)
+        if ticket is not None and self._core.durability is Durability.S3:
+            await ticket.wait()
+
+    async def sync(self, inode: InCoreInode, *, durability: Durability) -> None:
+        """What fsync(2) promises: ``s3`` as close; ``disk``: staged data and index are on the local disk."""
+        content = _content(inode)
+        if inode.row.nlink == 0 or inode.removed:
+            return
+        if durability is Durability.S3:
+            ticket = await self.seal(inode)
+            if ticket is not None:
+                await ticket.wait()
+        elif content.state is State.DIRTY:
+            await self._journal_dirty(inode)
+        elif content.state is State.SEALED and content.staged is not None:
+            await content.staged.sync()
+        await self._core.db.commit()
+
+    async def seal(self, inode: InCoreInode) -> UploadTicket | None:
+        """Journal the staged content and queue its upload. Answers the ticket of the upload that holds the
+        present content, ``None`` when nothing is on its way."""
+        async with inode.lock:
+            content = _content(inode)
+            if content.state is State.DIRTY:
+                if inode.size_bytes == 0:
+                    await self._seal_empty(inode, content)
+                else:
+                    await self._seal_staged(inode, content)
+            return content.ticket
+
+    async def _seal_staged(self, inode: InCoreInode, content: Content) -> None:
+        core = self._core
+        staged = content.staged
+        assert staged is not None
+        config = core.store_of(inode)
+        await core.uploader.admit(staged.size_bytes)
+        digests = await staged.seal(rename=config.cached)
+        dropped = core.uploader.supersede(inode.id)
+        mtime_ns, ctime_ns, atime_ns = inode.mtime_ns, inode.ctime_ns, inode.atime_ns
+
+        def transaction(tx: Transaction) -> tuple[InodeRow, UploadRow, list[UploadRow]]:
+            old = [row for row in (uploads.finish(tx, upload_id) for upload_id in dropped) if row]
+            old += _finish_dirty(tx, inode.id)
+            _update_times(tx, inode.id, mtime_ns, ctime_ns, atime_ns)
+            row = inodes.update(tx, inode.id, size_bytes=digests.size_bytes)
+            upload = uploads.insert(
+                tx,
+                inode_id=inode.id,
+                store_id=config.id,
+                staged_name=staged.name,
+                size_bytes=digests.size_bytes,
+                digests=digests,
+                write_id=self._write_id(),
+                state=UploadState.SEALED,
+                now_ns=core.now_ns(),
+            )
+            return row, upload, old
+
+        row, upload, old = await core.db.write(transaction)
+        inode.apply(row)
+        inode.settle_times(mtime_ns, ctime_ns, atime_ns)
+        await self._discard(old, keep=staged.name)
+        durable = core.durability is Durability.S3
+        content.seal(upload.id, core.uploader.submit(upload, staged, durable=durable))
+
+    async def _seal_empty(self, inode: InCoreInode, content: Content) -> None:
+        """An emptied file has no object; what it had is superseded."""
+        core = self._core
+        staged = content.staged
+        assert staged is not None
+        core.uploader.supersede(inode.id)
+        mtime_ns, ctime_ns, atime_ns = inode.mtime_ns, inode.ctime_ns, inode.atime_ns
+
+        def transaction(tx: Transaction) -> tuple[InodeRow, list[UploadRow]]:
+            # An upload in flight loses its journal row too: its commit then lets go of the object.
+            old = uploads.supersede(tx, inode.id)
+            _update_times(tx, inode.id, mtime_ns, ctime_ns, atime_ns)
+            before = inodes.get(tx, inode.id)
+            row = inodes.update(tx, inode.id, size_bytes=0, blob_id=None)
+            if before.blob_id is not None:
+                blobs.drop_ref(tx, before.blob_id, core.now_ns(), superseded=True)
+            return row, old
+
+        row, _old = await core.db.write(transaction, durable=core.durability is Durability.S3)
+        inode.apply(row)
+        inode.settle_times(mtime_ns, ctime_ns, atime_ns)
+        content.seal_empty()
+        await staged.discard()
+        core.reaper.wake()
+
+    async def _journal_dirty(self, inode: InCoreInode) -> None:
+        """fsync(2) with durability ``disk``: bytes on disk, and a journal row that finds them again."""
+        core = self._core
+        async with inode.lock:
+            content = _content(inode)
+            staged = content.staged
+            if content.state is not State.DIRTY or staged is None:
+                return
+            await staged.sync()
+            mtime_ns, ctime_ns, atime_ns = inode.mtime_ns, inode.ctime_ns, inode.atime_ns
+
+            def transaction(tx: Transaction) -> InodeRow:
+                _finish_dirty(tx, inode.id)
+                _update_times(tx, inode.id, mtime_ns, ctime_ns, atime_ns)
+                row = inodes.update(tx, inode.id, size_bytes=staged.size_bytes)
+                uploads.insert(
+                    tx,
+                    inode_id=inode.id,
+                    store_id=core.store_of(inode).id,
+                    staged_name=staged.name,
+                    size_bytes=staged.size_bytes,
+                    digests=None,
+                    write_id=self._write_id(),
+                    state=UploadState.DIRTY,
+                    now_ns=core.now_ns(),
+                )
+                return row
+
+            inode.apply(await core.db.write(transaction))
+            inode.settle_times(mtime_ns, ctime_ns, atime_ns)
+
+    async def _discard(self, rows: list[UploadRow], keep: str) -> None:
+        """Remove staged files whose journal rows are gone, but for one that was journalled anew."""
+        for row in rows:
+            if row.staged_name != keep and row.digests is not None:
+                staged = self._core.tier.staging.open(
+                    row.staged_name, Local.of(self._core.stores[row.store_id].config.cached), row.digests
+                )
+                await staged.discard()
+
+    # -- after the upload ----------------------------------------------------------------------------
+
+    def stored(self, upload_id: int, row: InodeRow, blob: BlobContent, entry: CacheEntry | None) -> None:
+        """The uploader's news: an object is in S3 and committed (:class:`UploadListener`)."""
+        if entry is not None:
+            entry.unpin()
+        inode = self._core.inodes.find(row.id)
+        if inode is None:
+            return
+        inode.apply(row)
+        if inode.content is not None and inode.content.stored(upload_id, blob):
+            self._core.inodes.release(inode)
+
+
+def _content(inode: InCoreInode) -> Content:
+    if inode.content is None:
+        raise FilesystemError(errno.EISDIR if inode.is_directory else errno.EINVAL)
+    return inode.content
+
+
+def _finish_dirty(tx: Transaction, inode_id: int) -> list[UploadRow]:
+    """Remove the journal row that an fsync of the still open file left."""
+    latest = uploads.latest_of(tx, inode_id)
+    if latest is None or latest.state is not UploadState.DIRTY:
+        return []
+    uploads.finish(tx, latest.id)
+    return [latest]
+
+
+def _update_times(
+    tx: Transaction, inode_id: int, mtime_ns: int | None, ctime_ns: int | None, atime_ns: int | None
+) -> InodeRow:
+    row = inodes.get(tx, inode_id)
+    return inodes.update(
+        tx,
+        inode_id,
+        mtime_ns=row.mtime_ns if mtime_ns is None else mtime_ns,
+        ctime_ns=row.ctime_ns if ctime_ns is None else max(ctime_ns, row.ctime_ns),
+        atime_ns=row.atime_ns if atime_ns is None else atime_ns,
+    )

@@ -1,0 +1,73 @@
+"""Between pyfuse3's records and the filesystem's."""
+
+from __future__ import annotations
+
+import pyfuse3
+
+from s3blobfs.config import NAME_MAX_BYTES
+from s3blobfs.fs.attributes import AttributeChanges, Attributes, Caller, FilesystemUsage
+
+PREFERRED_IO_BYTES = 128 * 1024
+"""st_blksize: what tools read and write at once."""
+
+STATFS_BLOCK_BYTES = 4096
+
+
+def entry_attributes(
+    attributes: Attributes, entry_timeout_s: float, attr_timeout_s: float
+) -> pyfuse3.EntryAttributes:
+    """Generation stays 0: inode ids are never used twice."""
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = pyfuse3.InodeT(attributes.inode_id)
+    entry.st_mode = pyfuse3.ModeT(attributes.mode)
+    entry.st_nlink = attributes.nlink
+    entry.st_uid = attributes.uid
+    entry.st_gid = attributes.gid
+    entry.st_rdev = attributes.rdev
+    entry.st_size = attributes.size_bytes
+    entry.st_blksize = PREFERRED_IO_BYTES
+    entry.st_blocks = attributes.blocks
+    entry.st_atime_ns = attributes.atime_ns
+    entry.st_mtime_ns = attributes.mtime_ns
+    entry.st_ctime_ns = attributes.ctime_ns
+    entry.entry_timeout = entry_timeout_s
+    entry.attr_timeout = attr_timeout_s
+    return entry
+
+
+def absent_entry(entry_timeout_s: float) -> pyfuse3.EntryAttributes:
+    """Inode 0: the kernel remembers that there is no such name."""
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino = pyfuse3.InodeT(0)
+    entry.entry_timeout = entry_timeout_s
+    return entry
+
+
+def attribute_changes(attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> AttributeChanges:
+    """ctime is not the kernel's to set: it is the time of the change itself."""
+    return AttributeChanges(
+        mode=attr.st_mode & 0o7777 if fields.update_mode else None,
+        uid=attr.st_uid if fields.update_uid else None,
+        gid=attr.st_gid if fields.update_gid else None,
+        size_bytes=attr.st_size if fields.update_size else None,
+        atime_ns=attr.st_atime_ns if fields.update_atime else None,
+        mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+    )
+
+
+def caller(ctx: pyfuse3.RequestContext) -> Caller:
+    return Caller(uid=ctx.uid, gid=ctx.gid, pid=ctx.pid)
+
+
+def statvfs(usage: FilesystemUsage) -> pyfuse3.StatvfsData:
+    data = pyfuse3.StatvfsData()
+    data.f_bsize = PREFERRED_IO_BYTES
+    data.f_frsize = STATFS_BLOCK_BYTES
+    used = -(-usage.used_bytes // STATFS_BLOCK_BYTES)
+    free = usage.free_bytes // STATFS_BLOCK_BYTES
+    data.f_blocks = used + free
+    data.f_bfree = data.f_bavail = free
+    data.f_files = usage.used_inodes + usage.free_inodes
+    data.f_ffree = data.f_favail = usage.free_inodes
+    data.f_namemax = NAME_MAX_BYTES
+    return data
