@@ -26,14 +26,30 @@ DELETE_BATCH_MAX = 1000
 LIST_PAGE_MAX = 1000
 """Entries of one page of a listing."""
 
+_NOT_IN_KEYS = re.compile("[\\\\\x00-\x1f\x7f\ud800-\udfff]")
 _METADATA_NAME = re.compile(r"[a-z0-9][a-z0-9_\-]*")
 _METADATA_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?|")
 
 
+def is_plain_key(key: str) -> bool:
+    """Whether a client takes this key: 1 to ``KEY_MAX_BYTES`` bytes of UTF-8, no control character or
+    backslash, and no component between slashes that is empty, ``.`` or ``..``.
+
+    S3 itself takes more, but clients and gateways on the way normalise such keys like paths (obstore makes
+    ``a/`` and ``/a`` into ``a``, SeaweedFS ``a\\b`` into ``a/b``), and then a
+    request is about another object. We never make such keys; a listing may show foreign ones.
+    """
+    return (
+        len(key.encode(errors="surrogatepass")) <= KEY_MAX_BYTES
+        and not any(part in ("", ".", "..") for part in key.split("/"))
+        and _NOT_IN_KEYS.search(key) is None
+    )
+
+
 def check_key(key: str) -> None:
-    """Refuse a key that is empty or longer than ``KEY_MAX_BYTES`` of UTF-8."""
-    if not 0 < len(key.encode()) <= KEY_MAX_BYTES:
-        raise ValueError(f"an object key has 1 to {KEY_MAX_BYTES} bytes, this one {len(key.encode())}")
+    """Refuse a key that is not plain (see :func:`is_plain_key`)."""
+    if not is_plain_key(key):
+        raise ValueError(f"not an object key that can be used: {key[:100]!r}")
 
 
 def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:

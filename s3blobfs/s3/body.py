@@ -1,0 +1,114 @@
+"""Bodies of PUTs: bytes, or a file that must stay as it is until it is stored.
+
+A file is opened once and read by offset, so it may be renamed meanwhile. Before and after every read its
+identity is compared: had it changed, the object would be of a content that never was.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+from s3blobfs.config import KIB
+from s3blobfs.errors import PermanentS3Error
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+_READ_BLOCK_BYTES = 256 * KIB
+
+
+class Body:
+    """A body of known size that can be read in ranges, by several threads. A context manager.
+
+    Raises ``OSError`` where the file does; it is the local tier's error, not S3's.
+    """
+
+    def __init__(self, source: bytes | Path) -> None:
+        self._data: bytes | None = None
+        self._descriptor = -1
+        if isinstance(source, bytes):
+            self._data = source
+            self.size_bytes = len(source)
+        else:
+            self._descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+            self._name = source.name
+            self._identity = self._stat()
+            self.size_bytes = self._identity[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly the bytes asked for. Raises :class:`~s3blobfs.errors.PermanentS3Error` when the file is
+        not the one that was opened any more."""
+        if self._data is not None:
+            return self._data[offset : offset + length]
+        self.check_unchanged()
+        blocks = []
+        while length > 0 and (block := os.pread(self._descriptor, length, offset)):
+            blocks.append(block)
+            offset += len(block)
+            length -= len(block)
+        self.check_unchanged()
+        return b"".join(blocks)
+
+    def open_range(self, offset: int, length: int) -> BinaryIO:
+        """A range as the file object that boto3 wants; read in blocks.
+
+        Not ``bytes``: a part would be held in memory as long as it takes, and http.client sends bytes in one
+        ``sendall``, to which urllib3 applies the *connect* timeout as a whole. A file is sent in small
+        blocks, each with that timeout to itself.
+        """
+        return io.BufferedReader(_Range(self, offset, length), _READ_BLOCK_BYTES)
+
+    def check_unchanged(self) -> None:
+        if self._data is None and self._stat() != self._identity:
+            raise PermanentS3Error(f"{self._name} changed while it was being stored")
+
+    def _stat(self) -> tuple[int, int, int]:
+        facts = os.fstat(self._descriptor)
+        return facts.st_size, facts.st_mtime_ns, facts.st_ino
+
+
+class _Range(io.RawIOBase):
+    """A range of a body, read by offset; nothing is shared with other ranges but the descriptor."""
+
+    def __init__(self, body: Body, offset: int, length: int) -> None:
+        super().__init__()
+        self._body = body
+        self._offset = offset
+        self._length = length
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._length}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        length = min(len(view), max(0, self._length - self._position))
+        data = self._body.read(self._offset + self._position, length)
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)

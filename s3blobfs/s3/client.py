@@ -1,0 +1,217 @@
+"""The object client of a real S3: data plane and control plane put together, in worker threads, retried.
+
+What a caller should know of retries: a PUT, a copy or a completed upload whose answer was lost is repeated.
+In a versioned bucket that leaves a version that nobody was told of; with ``if_none_match`` the repetition
+may find its own object and raise :class:`~s3blobfs.errors.ObjectAlreadyExists`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+import trio.lowlevel
+
+from s3blobfs.config import MIB, S3Options
+from s3blobfs.s3.body import Body
+from s3blobfs.s3.connection import S3Connection
+from s3blobfs.s3.control import ControlPlane, CopySource, Page
+from s3blobfs.s3.dataplane import DataPlane
+from s3blobfs.s3.limits import (
+    COPY_MAX_BYTES,
+    check_batch,
+    check_key,
+    check_metadata,
+    check_range,
+    part_ranges,
+)
+from s3blobfs.s3.multipart import MultipartUploads
+from s3blobfs.s3.protocol import (
+    DeleteFailure,
+    ObjectData,
+    ObjectId,
+    ObjectInfo,
+    ObjectVersionInfo,
+    PutReceipt,
+)
+from s3blobfs.s3.requests import RequestRunner
+from s3blobfs.s3.retry import Randomness
+from s3blobfs.trace import Count, Tracer
+
+COPY_PART_BYTES = 512 * MIB
+"""Large: the bytes stay inside S3, and each part is a request."""
+
+Entry = TypeVar("Entry")
+
+
+class S3ObjectClient:
+    """:class:`~s3blobfs.s3.protocol.ObjectClient` of one bucket. Made by a :class:`S3ClientFactory`.
+
+    ``copy_max_bytes`` and ``copy_part_bytes`` are S3's limits unless a test lowers them.
+    """
+
+    def __init__(
+        self,
+        connection: S3Connection,
+        runner: RequestRunner,
+        bucket: str,
+        *,
+        copy_max_bytes: int = COPY_MAX_BYTES,
+        copy_part_bytes: int = COPY_PART_BYTES,
+    ) -> None:
+        self._bucket = bucket
+        self._runner = runner
+        self._options = connection.options
+        self._data = DataPlane(connection, bucket)
+        self._control = ControlPlane(connection, bucket)
+        self._uploads = MultipartUploads(runner, self._control, connection.options.part_concurrency)
+        self._copy_max_bytes = copy_max_bytes
+        self._copy_part_bytes = copy_part_bytes
+
+    @property
+    def bucket(self) -> str:
+        return self._bucket
+
+    # -- data plane ------------------------------------------------------------------------------------
+
+    async def put(
+        self,
+        key: str,
+        body: bytes | Path,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        if_none_match: bool = False,
+    ) -> PutReceipt:
+        check_key(key)
+        stamped = check_metadata(metadata)
+        with Body(body) as content:
+            if content.size_bytes >= self._options.multipart_threshold_bytes:
+                ranges = part_ranges(content.size_bytes, self._options.part_size_bytes)
+                return await self._uploads.upload(key, content, ranges, stamped, if_none_match)
+
+            def request() -> PutReceipt:
+                # Read anew by each attempt: not held in memory while waiting, and compared again.
+                data = content.read(0, content.size_bytes)
+                return self._data.put(key, data, stamped, if_none_match)
+
+            return await self._runner.run(Count.S3_PUT, request, reads_only=False)
+
+    async def get(
+        self,
+        key: str,
+        *,
+        version_id: str | None = None,
+        offset: int = 0,
+        length: int | None = None,
+        if_match: str | None = None,
+    ) -> ObjectData:
+        check_key(key)
+        check_range(offset, length)
+        request = partial(self._data.get, key, version_id, offset, length, if_match)
+        return await self._runner.run(Count.S3_GET, request, reads_only=True)
+
+    async def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo:
+        check_key(key)
+        return await self._runner.run(
+            Count.S3_HEAD, partial(self._data.head, key, version_id), reads_only=True
+        )
+
+    # -- control plane ---------------------------------------------------------------------------------
+
+    async def copy(
+        self,
+        source_bucket: str,
+        source: ObjectId,
+        key: str,
+        *,
+        size_bytes: int,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+    ) -> PutReceipt:
+        check_key(key)
+        check_key(source.key)
+        stamped = None if metadata is None else check_metadata(metadata)
+        copy_source = CopySource(source_bucket, source, if_match)
+        if size_bytes <= self._copy_max_bytes:
+            request = partial(self._control.copy, copy_source, key, stamped)
+            return await self._runner.run(Count.S3_COPY, request, reads_only=False)
+        # UploadPartCopy brings no metadata along, and its parts must be of one content.
+        if stamped is None or if_match is None:
+            head = partial(self._control.head, source_bucket, source)
+            info = await self._runner.run(Count.S3_HEAD, head, reads_only=True)
+            stamped = dict(info.metadata) if stamped is None else stamped
+            copy_source = CopySource(source_bucket, source, if_match or info.etag)
+        ranges = part_ranges(size_bytes, self._copy_part_bytes)
+        return await self._uploads.copy(key, copy_source, ranges, stamped)
+
+    async def delete(self, target: ObjectId) -> None:
+        check_key(target.key)
+        await self._change(Count.S3_DELETE, partial(self._control.delete, target))
+
+    async def delete_many(self, targets: Sequence[ObjectId]) -> list[DeleteFailure]:
+        check_batch(len(targets))
+        for target in targets:
+            check_key(target.key)
+        if not targets:
+            await trio.lowlevel.checkpoint()
+            return []
+        return await self._runner.run(
+            Count.S3_DELETE_BATCH, partial(self._control.delete_many, targets), reads_only=False
+        )
+
+    def list_objects(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        return self._list(partial(self._control.list_objects, prefix))
+
+    def list_versions(self, prefix: str) -> AsyncIterator[ObjectVersionInfo]:
+        return self._list(partial(self._control.list_versions, prefix))
+
+    async def _list(self, get_page: Callable[[dict[str, Any]], Page[Entry]]) -> AsyncIterator[Entry]:
+        following: dict[str, Any] | None = {}
+        while following is not None:
+            page = await self._runner.run(Count.S3_LIST, partial(get_page, following), reads_only=True)
+            for entry in page.entries:
+                yield entry
+            following = page.next_page
+
+    async def bucket_exists(self) -> bool:
+        return await self._runner.run(Count.S3_CONTROL, self._control.bucket_exists, reads_only=True)
+
+    async def create_bucket(self) -> None:
+        await self._change(Count.S3_CONTROL, self._control.create_bucket)
+
+    async def versioning_enabled(self) -> bool:
+        return await self._runner.run(Count.S3_CONTROL, self._control.versioning_enabled, reads_only=True)
+
+    async def enable_versioning(self) -> None:
+        await self._change(Count.S3_CONTROL, self._control.enable_versioning)
+
+    async def aclose(self) -> None:
+        """obstore's pool goes with its store; boto3's is the factory's to close."""
+        await trio.lowlevel.checkpoint()
+
+    def _change(self, kind: Count, request: Callable[[], None]) -> Awaitable[None]:
+        return self._runner.run(kind, request, reads_only=False)
+
+
+class S3ClientFactory:
+    """Makes the clients of a volume's buckets: one session, one bound on requests in flight."""
+
+    def __init__(self, options: S3Options, tracer: Tracer, *, uniform: Randomness = random.random) -> None:
+        self.connection = S3Connection(options)
+        self.runner = RequestRunner(options, tracer, uniform=uniform)
+
+    def __call__(self, bucket: str) -> S3ObjectClient:
+        return S3ObjectClient(self.connection, self.runner, bucket)
+
+    async def aclose(self) -> None:
+        """Close pooled connections. No request may be in flight."""
+        await trio.to_thread.run_sync(self.connection.close)
+
+
+def make_client_factory(options: S3Options, tracer: Tracer) -> S3ClientFactory:
+    """Resolves credentials, which may block for seconds; raises what :class:`S3Connection` raises."""
+    return S3ClientFactory(options, tracer)

@@ -1,0 +1,64 @@
+"""Runs blocking requests in worker threads: bounded in number and in time, retried, counted.
+
+One :class:`RequestRunner` serves all buckets of a volume, so ``S3Options.max_threads`` bounds them together.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+
+from s3blobfs.config import S3Options
+from s3blobfs.errors import TransientS3Error
+from s3blobfs.s3.retry import Randomness, RetryPolicy, retry
+from s3blobfs.trace import Count, Tracer
+
+T = TypeVar("T")
+
+
+class RequestRunner:
+    """``uniform`` gives the retries' jitter; the clock is trio's."""
+
+    def __init__(self, options: S3Options, tracer: Tracer, *, uniform: Randomness = random.random) -> None:
+        self._options = options
+        self._tracer = tracer
+        self._policy = RetryPolicy.of(options)
+        self._limiter = trio.CapacityLimiter(options.max_threads)
+        self._uniform = uniform
+
+    async def run(self, kind: Count | None, request: Callable[[], T], *, reads_only: bool) -> T:
+        """Answer ``request()``, made in a worker thread and repeated while it fails transiently.
+
+        ``kind`` is counted once, each repetition as ``Count.S3_RETRY``; ``None`` is for requests that have
+        no kind of their own. Ends within ``total_timeout_s``.
+
+        A request that only reads is abandoned when the caller is cancelled or its time is up: its thread
+        ends by itself within ``request_timeout_s`` and its answer is dropped. One that changes something is
+        waited for, because the caller has to know what became of it, and the file it reads must stay until
+        it is done; so none is begun that could not end by the deadline.
+        """
+        started = trio.current_time()
+        begin_by = deadline = started + self._options.total_timeout_s
+        if not reads_only:
+            begin_by -= min(self._options.request_timeout_s, self._options.total_timeout_s / 2)
+
+        async def attempt() -> T:
+            # For a change this bounds the wait for a free thread, and nothing once it has one.
+            with trio.move_on_at(deadline if reads_only else begin_by):
+                return await trio.to_thread.run_sync(
+                    request, limiter=self._limiter, abandon_on_cancel=reads_only
+                )
+            raise TransientS3Error(
+                f"no answer within {self._options.total_timeout_s:g} s, all attempts and waiting included"
+            )
+
+        def count(attempts: int) -> None:
+            if attempts > 1:
+                self._tracer.count(Count.S3_RETRY)
+            elif kind is not None:
+                self._tracer.count(kind)
+
+        return await retry(attempt, self._policy, deadline=begin_by, on_attempt=count, uniform=self._uniform)
