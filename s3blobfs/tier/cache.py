@@ -1,0 +1,347 @@
+"""The cache: whole immutable contents under their cache names, kept across mounts.
+
+An entry gets its name only when its length and digests are known to be right; it is never changed after
+that. Entries are evicted in the order of their last use; *pinned* ones (somebody reads) are not. A pinned
+entry may be removed all the same: its name goes at once, its bytes when the last pin does.
+
+What the disk holds is found by a scan at start. The order of use is kept in the files' atime, which is set
+here (a mount's ``relatime`` or ``noatime`` makes no difference), at most once a minute per entry.
+
+Used from the trio thread alone. What can block, or calls what can, is async.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+import os
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from s3blobfs.errors import TierError
+from s3blobfs.tier.digest import file_digests
+from s3blobfs.tier.entry import CacheEntry, Fill, Record, is_unaltered, stamp_mtime_ns
+from s3blobfs.tier.layout import TEMPORARY_PREFIX, Directory, TierLayout, entry_name
+from s3blobfs.tier.localio import SharedFd, in_disk_thread, local_errors
+from s3blobfs.tier.scan import scan, time_grain_ns
+from s3blobfs.tier.space import Space, Use
+from s3blobfs.tier.staging import StagedFile
+from s3blobfs.trace import Arrow, Local, Party, Tracer
+from s3blobfs.types import ContentDigests
+
+__all__ = ["Cache", "CacheEntry", "Fill"]
+
+log = logging.getLogger(__name__)
+
+_TOUCH_EVERY_NS = 60 * 10**9
+_EVICT_BATCH = 64
+"""Entries evicted (some 20 µs each) before other tasks get their turn."""
+_NO_LINK = frozenset({errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV})
+"""The disk has no (more) hard links to give: a copy is then simply not cached."""
+
+
+def _inode_of(record: Record) -> int:
+    return record.inode
+
+
+class Cache:
+    """The entries of one mount. ``now_ns`` (of the epoch) is for tests."""
+
+    def __init__(
+        self,
+        layout: TierLayout,
+        space: Space,
+        tracer: Tracer,
+        *,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._layout = layout
+        self._space = space
+        self._tracer = tracer
+        self._now_ns = now_ns
+        self._records: dict[tuple[int, str], Record] = {}
+        self._idle: OrderedDict[tuple[int, str], Record] = OrderedDict()  # unpinned, oldest use first
+        self._idle_bytes = 0
+        self._names_of: dict[int, list[Record]] = {}  # by inode, of those with more than one name
+        self._stamp_grain_ns = 1
+        space.evict_with(self)
+
+    async def start(self) -> None:
+        """Find what earlier mounts left; evict what is over the limit. :class:`TierUnavailable`."""
+        with local_errors(f"scanning {self._layout.directory}"):
+            self._stamp_grain_ns = await in_disk_thread(partial(time_grain_ns, self._layout))
+            records = await in_disk_thread(partial(scan, self._layout, self._stamp_grain_ns))
+        for record in records:
+            self._records[record.key] = record
+            self._space.adopt(record.charged, Use.CACHED)
+            self._park(record)
+        for inode, names in itertools.groupby(sorted(records, key=_inode_of), key=_inode_of):
+            if len(same := list(names)) > 1:
+                self._names_of[inode] = same
+        await self._space.trim()
+
+    # -- status ----------------------------------------------------------------------------------------
+
+    @property
+    def entry_count(self) -> int:
+        return len(self._records)
+
+    @property
+    def pinned_count(self) -> int:
+        return len(self._records) - len(self._idle)
+
+    # -- reading ---------------------------------------------------------------------------------------
+
+    def contains(self, store_id: int, cache_name: str) -> bool:
+        """Whether there is an entry, not looking at the disk."""
+        return (store_id, entry_name(cache_name)) in self._records
+
+    def get(self, store_id: int, cache_name: str, size_bytes: int) -> CacheEntry | None:
+        """The entry, pinned and now the most recently used; ``None`` when there is none.
+
+        An entry that is missing on the disk, has another length or was altered (by its mtime) is dropped
+        with a warning, and there is none then."""
+        record = self._records.get((store_id, entry_name(cache_name)))
+        if record is None:
+            return None
+        try:
+            return self._pin_checked(record, size_bytes)
+        except OSError as error:
+            log.warning("cached file %s cannot be used and is dropped: %s", self._path(record), error)
+        try:
+            self._drop(record)
+        except OSError as error:
+            log.warning("cached file %s cannot be removed: %s", self._path(record), error)
+        return None
+
+    async def verify(self, entry: CacheEntry, digests: ContentDigests) -> bool:
+        """Read the whole entry: whether it has these digests. The caller removes it if not.
+        :class:`TierUnavailable`."""
+        if entry.size_bytes != digests.size_bytes:
+            return False
+        with local_errors(f"reading {entry.path}"):
+            found = await file_digests(entry.fd, entry.size_bytes)
+        return (found.md5, found.sha256) == (digests.md5, digests.sha256)
+
+    # -- adding and removing ---------------------------------------------------------------------------
+
+    async def promote(self, staged: StagedFile, store_id: int, cache_name: str) -> CacheEntry | None:
+        """Make a sealed staged file, whose content is in S3 now, the entry of that name; pinned.
+
+        The staged file is gone afterwards, whatever happens: where the entry exists already it is
+        discarded; where the disk refuses it is as well, with a warning, and the answer is ``None``."""
+        assert staged.digests is not None, "only sealed files have known digests"
+        entry = self.get(store_id, cache_name, staged.size_bytes)
+        if entry is not None:
+            await staged.discard()
+            return entry
+        if staged.gone:
+            return None
+        path = staged.path
+        try:
+            with staged.opened() as file:
+                entry = self._install(store_id, cache_name, file, Use.STAGED, staged.move_to)
+        except TierError as error:
+            log.warning("%s is in S3 but cannot be kept in the cache: %s", path, error)
+            await staged.discard()
+            return None
+        return entry
+
+    def begin_fill(self, store_id: int, cache_name: str, size_bytes: int) -> Fill:
+        """A file for a content that comes from S3; :meth:`Fill.commit` makes it the entry.
+        :class:`TierFull`, :class:`TierUnavailable`."""
+        with local_errors(f"making the cache directory of store {store_id}"):
+            directory = self._layout.store(store_id)
+
+        def install(fill: Fill) -> CacheEntry:
+            entry = self.get(store_id, cache_name, size_bytes)
+            if entry is not None:
+                with local_errors(f"removing {fill.path}"):
+                    self._layout.unlink(directory, fill.name)
+                self._space.release(fill.hand_over(), Use.FILLING)
+                return entry
+
+            def move(target: Directory, name: str) -> int:
+                self._layout.rename(directory, fill.name, target, name)
+                return fill.hand_over()
+
+            return self._install(store_id, cache_name, fill.file, Use.FILLING, move)
+
+        name = f"{TEMPORARY_PREFIX}fill_{secrets.token_hex(8)}"
+        return Fill(self._layout, self._space, directory, name, size_bytes, install)
+
+    async def link(self, store_id: int, cache_name: str, new_store_id: int, new_cache_name: str) -> bool:
+        """Give an entry a second name (the object was copied in S3), accounted once. False when there is
+        no such entry, or the disk cannot; an entry of the new name stays. :class:`TierUnavailable`."""
+        source = self._records.get((store_id, entry_name(cache_name)))
+        key = (new_store_id, entry_name(new_cache_name))
+        if source is None or key in self._records:
+            return source is not None
+        try:
+            directory = self._layout.store(new_store_id)
+            directory.unlink(key[1])  # no entry of ours: left by a link that failed half way
+            self._layout.link(self._layout.store(store_id), source.key[1], directory, key[1])
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                log.warning("cannot link %s to %s/%s: %s", self._path(source), *key, error)
+            return False
+        record = Record(
+            key, size_bytes=source.size_bytes, charged=0, inode=source.inode, touched_ns=source.touched_ns
+        )
+        self._names_of.setdefault(source.inode, [source]).append(record)
+        self._records[key] = record
+        self._park(record)
+        self._tracer.step(Local.CACHE, Arrow.TO_DASHED, Local.CACHE, "link", new_cache_name)
+        return True
+
+    def remove(self, store_id: int, cache_name: str) -> bool:
+        """Forget an entry, also a pinned one; False when there was none. :class:`TierUnavailable`."""
+        record = self._records.get((store_id, entry_name(cache_name)))
+        if record is None:
+            return False
+        with local_errors(f"removing {self._path(record)}"):
+            self._drop(record)
+        self._tracer.step(Party.CLIENT, Arrow.TO, Local.CACHE, "delete", cache_name)
+        return True
+
+    # -- eviction (Evictor) ----------------------------------------------------------------------------
+
+    @property
+    def evictable_bytes(self) -> int:
+        return self._idle_bytes
+
+    async def evict(self, needed_bytes: int) -> int:
+        """See :class:`~s3blobfs.tier.space.Evictor`. :class:`TierUnavailable`."""
+        freed = 0
+        while freed < needed_bytes and self._idle:
+            with local_errors(f"evicting from {self._layout.directory}"):
+                for _ in range(min(_EVICT_BATCH, len(self._idle))):
+                    freed += self._drop(next(iter(self._idle.values())))
+                    if freed >= needed_bytes:
+                        break
+            await trio.lowlevel.checkpoint()
+        return freed
+
+    # -- records ---------------------------------------------------------------------------------------
+
+    def _install(
+        self,
+        store_id: int,
+        cache_name: str,
+        file: SharedFd,
+        use: Use,
+        move: Callable[[Directory, str], int],
+    ) -> CacheEntry:
+        """Put a finished file in its place and pin it. ``move`` renames it and answers its charge."""
+        name = entry_name(cache_name)
+        with local_errors(f"renaming to {name} in the cache of store {store_id}"):
+            directory = self._layout.store(store_id)
+            status = os.fstat(file.fd)
+            now_ns = self._now_ns()
+            os.utime(file.fd, ns=(now_ns, stamp_mtime_ns(now_ns, status.st_size)))
+            charged = move(directory, name)
+        self._space.move(charged, use, Use.CACHED)
+        self._tracer.step(Local.CACHE, Arrow.TO_DASHED, Local.CACHE, "rename", cache_name)
+        record = Record(
+            (store_id, name),
+            size_bytes=status.st_size,
+            charged=charged,
+            inode=status.st_ino,
+            touched_ns=now_ns,
+        )
+        record.file = file.acquire()
+        self._records[record.key] = record
+        return self._pin(record)
+
+    def _pin_checked(self, record: Record, size_bytes: int) -> CacheEntry:
+        """``OSError`` for an entry that is not what it was."""
+        file = record.file
+        fresh = file is None
+        if file is None:
+            file = SharedFd(self._layout.store(record.key[0]).open(record.key[1]))
+        try:
+            status = os.fstat(file.fd)
+            if status.st_size != size_bytes:
+                raise OSError(f"it has {status.st_size} bytes, not {size_bytes}")
+            if not is_unaltered(status, size_bytes, self._stamp_grain_ns):
+                raise OSError("it was altered")
+            now_ns = self._now_ns()
+            if now_ns - record.touched_ns >= _TOUCH_EVERY_NS:
+                os.utime(file.fd, ns=(now_ns, status.st_mtime_ns))
+                record.touched_ns = now_ns
+        except OSError:
+            if fresh:
+                file.release()
+            raise
+        record.file = file
+        if record.pins == 0:
+            del self._idle[record.key]
+            self._idle_bytes -= record.charged
+        return self._pin(record)
+
+    def _pin(self, record: Record) -> CacheEntry:
+        record.pins += 1
+        return CacheEntry(record, self._path(record), self._unpin)
+
+    def _unpin(self, record: Record) -> None:
+        record.pins -= 1
+        file = record.file
+        assert file is not None and record.pins >= 0
+        if record.pins:
+            return
+        record.file = None
+        if self._records.get(record.key) is record:
+            file.release()
+            self._park(record)
+        else:
+            self._space.release(record.charged, Use.CACHED)
+            self._layout.release(file, record.size_bytes)
+
+    def _park(self, record: Record) -> None:
+        """Unpinned: the last to be evicted."""
+        self._idle[record.key] = record
+        self._idle_bytes += record.charged
+
+    def _drop(self, record: Record) -> int:
+        """Forget an entry and remove its file; answers the accounted bytes given back. ``OSError``, with
+        the entry forgotten all the same."""
+        freed = self._forget(record)
+        directory = self._layout.store(record.key[0])
+        self._layout.unlink(directory, record.key[1], record.size_bytes if record.pins == 0 else 0)
+        return freed
+
+    def _forget(self, record: Record) -> int:
+        del self._records[record.key]
+        if record.pins == 0:
+            del self._idle[record.key]
+            self._idle_bytes -= record.charged
+        self._pass_on_charge(record)
+        if record.pins:
+            return 0  # its bytes stay until the last reader is done
+        self._space.release(record.charged, Use.CACHED)
+        return record.charged
+
+    def _pass_on_charge(self, record: Record) -> None:
+        """Another name of the same inode, if there is one, carries its bytes on."""
+        names = self._names_of.get(record.inode)
+        if names is None:
+            return
+        names.remove(record)
+        heir = names[0]
+        if record.charged:
+            heir.charged, record.charged = record.charged, 0
+            if heir.pins == 0:
+                self._idle_bytes += heir.charged
+        if len(names) == 1:
+            del self._names_of[record.inode]
+
+    def _path(self, record: Record) -> Path:
+        store_id, name = record.key
+        return self._layout.store(store_id).path / name

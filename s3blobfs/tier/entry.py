@@ -1,0 +1,160 @@
+"""The files of the cache: an entry that is being read, and one that is being filled."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+from s3blobfs.tier.layout import Directory, TierLayout
+from s3blobfs.tier.localio import SharedFd, local_errors, read_at, write_at
+from s3blobfs.tier.space import Space, Use
+
+_SECOND_NS = 10**9
+
+
+class Record:
+    """What is known of one file of the cache. An entry in memory: about 0.5 KiB."""
+
+    __slots__ = ("charged", "file", "inode", "key", "pins", "size_bytes", "touched_ns")
+
+    def __init__(
+        self, key: tuple[int, str], *, size_bytes: int, charged: int, inode: int, touched_ns: int
+    ) -> None:
+        self.key = key
+        """Store id and file name."""
+        self.size_bytes = size_bytes
+        self.charged = charged
+        """Accounted bytes; 0 while another name of the same inode carries them."""
+        self.inode = inode
+        self.touched_ns = touched_ns
+        """The atime last set."""
+        self.pins = 0
+        self.file: SharedFd | None = None
+        """Open while pinned."""
+
+
+def stamp_mtime_ns(now_ns: int, size_bytes: int) -> int:
+    """The mtime given to an entry: now, with fractions of a second computed from its length.
+
+    A program that changes the file changes its mtime, and will hardly hit the same fraction: an altered
+    entry is recognized without reading it, also by a later mount."""
+    return now_ns - now_ns % _SECOND_NS + zlib.crc32(b"s3blobfs %d" % size_bytes) % _SECOND_NS
+
+
+def is_unaltered(status: os.stat_result, size_bytes: int, stamp_grain_ns: int) -> bool:
+    """Whether the file still has its length and its stamp, as exactly as the disk keeps times."""
+    expected = stamp_mtime_ns(status.st_mtime_ns, size_bytes)
+    return status.st_size == size_bytes and expected - expected % stamp_grain_ns == status.st_mtime_ns
+
+
+class CacheEntry:
+    """A pinned entry: its bytes can be read until :meth:`unpin`, whatever becomes of its name."""
+
+    __slots__ = ("_file", "_record", "_unpin", "path", "size_bytes")
+
+    def __init__(self, record: Record, path: Path, unpin: Callable[[Record], None]) -> None:
+        self._record = record
+        self._unpin = unpin
+        self._file = record.file
+        self.path = path
+        self.size_bytes = record.size_bytes
+
+    @property
+    def fd(self) -> int:
+        """Open for reading."""
+        return self._opened().fd
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes from ``offset``, short only at the end. :class:`TierUnavailable`."""
+        fd = self._opened().fd
+        with local_errors(f"reading {self.path}"):
+            return await read_at(fd, offset, min(size, self.size_bytes - offset))
+
+    def unpin(self) -> None:
+        """The reader is done, and none of its reads is under way. Once."""
+        self._opened()
+        self._file = None
+        self._unpin(self._record)
+
+    def _opened(self) -> SharedFd:
+        if self._file is None:
+            raise RuntimeError(f"{self.path} is not pinned any more")
+        return self._file
+
+
+class Fill:
+    """An unfinished content on its way into the cache: a sparse file, accounted as it is written."""
+
+    def __init__(
+        self,
+        layout: TierLayout,
+        space: Space,
+        directory: Directory,
+        name: str,
+        size_bytes: int,
+        install: Callable[[Fill], CacheEntry],
+    ) -> None:
+        self._layout = layout
+        self._space = space
+        self._install = install
+        self._charged = 0
+        self._entry: CacheEntry | None = None
+        self.directory = directory
+        self.name = name
+        self.size_bytes = size_bytes
+        self.path = directory.path / name
+        with local_errors(f"making {self.path}"):
+            self._file: SharedFd | None = SharedFd(directory.create(name))
+            os.ftruncate(self._file.fd, size_bytes)
+
+    @property
+    def file(self) -> SharedFd:
+        """Open for reading and writing."""
+        assert self._file is not None, "the fill is closed"
+        return self._file
+
+    async def reserve(self, size_bytes: int) -> None:
+        """Room for bytes that are going to be written. :class:`TierFull`."""
+        await self._space.reserve(size_bytes, Use.FILLING)
+        self._charged += size_bytes
+
+    def unreserve(self, size_bytes: int) -> None:
+        """Room that was reserved and not written to."""
+        self._space.release(size_bytes, Use.FILLING)
+        self._charged -= size_bytes
+
+    async def write(self, offset: int, data: bytes) -> None:
+        """Into room reserved before. :class:`TierFull`, :class:`TierUnavailable`."""
+        with local_errors(f"writing {self.path}"):
+            await write_at(self.file.fd, data, offset)
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Of bytes that were written. :class:`TierUnavailable`."""
+        with local_errors(f"reading {self.path}"):
+            return await read_at(self.file.fd, offset, size)
+
+    def commit(self) -> None:
+        """All bytes are there and right: the file becomes the entry, or is dropped where there is one
+        already. It stays readable here either way. :class:`TierUnavailable`, with nothing changed."""
+        assert self._entry is None, "committed already"
+        self._entry = self._install(self)
+
+    def hand_over(self) -> int:
+        """The accounted bytes, which somebody else takes over."""
+        charged, self._charged = self._charged, 0
+        return charged
+
+    def close(self) -> None:
+        """Let go of the file; what was not committed is removed. :class:`TierUnavailable`."""
+        file, self._file = self._file, None
+        assert file is not None, "closed already"
+        self._space.release(self.hand_over(), Use.FILLING)
+        if self._entry is not None:
+            file.release()
+            self._entry.unpin()
+            return
+        self._layout.release(file, self.size_bytes)
+        with local_errors(f"removing {self.path}"):
+            self._layout.unlink(self.directory, self.name, self.size_bytes)
