@@ -1,0 +1,189 @@
+"""What a mount does before it serves anyone: takes up what the one before it left.
+
+Left can be: journal rows with their staged files (the upload goes on), journal rows whose staged file is gone
+(bytes are lost, which is said loudly), staged files without a row (nobody was promised anything), inodes
+without a name that were open (removed now), and marked blobs (the reaper's).
+
+Recovery may itself be interrupted anywhere and is then done again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from s3blobfs.blobstore.protocol import BlobStore
+from s3blobfs.errors import DamagedContent, TierUnavailable
+from s3blobfs.index import blobs, dentries, inodes, uploads
+from s3blobfs.index.database import Database
+from s3blobfs.index.transaction import Transaction
+from s3blobfs.index.uploads import UploadRow, UploadState
+from s3blobfs.tier.staging import StagedFile
+from s3blobfs.tier.tier import Tier
+from s3blobfs.trace import Local
+from s3blobfs.types import ContentDigests
+from s3blobfs.writeback.reaper import Reaper
+from s3blobfs.writeback.uploader import Uploader
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LostContent:
+    """A journalled content whose staged file is gone, or is not what was sealed."""
+
+    inode_id: int
+    path: bytes | None
+    size_bytes: int
+    reason: str
+    restored: bool
+    """The file has its earlier content again. Otherwise it never had another; its journal row stays, as a
+    sign that its bytes are missing."""
+
+
+@dataclass(slots=True)
+class RecoveryReport:
+    contents: dict[int, tuple[UploadRow, StagedFile]] = field(default_factory=dict)
+    """By inode: what was acknowledged and is not in S3 yet, and what readers of the file must see."""
+    lost: list[LostContent] = field(default_factory=list)
+    orphans: int = 0
+    """Inodes without a name that were removed."""
+    swept: list[str] = field(default_factory=list)
+    """Staged files without a journal row that were removed."""
+
+
+async def recover(
+    db: Database,
+    tier: Tier,
+    stores: Mapping[int, BlobStore],
+    uploader: Uploader,
+    reaper: Reaper,
+    *,
+    now_ns: Callable[[], int] = time.time_ns,
+) -> RecoveryReport:
+    """Run once, at mount, before any request is served. Raises what the index does, and
+    :class:`~s3blobfs.errors.TierUnavailable` when the staged files cannot even be listed."""
+    report = RecoveryReport()
+    report.orphans = await db.write(lambda tx: _remove_orphans(tx, now_ns()))
+    by_inode: dict[int, list[UploadRow]] = {}
+    for row in await db.read(uploads.every):
+        by_inode.setdefault(row.inode_id, []).append(row)
+    kept_names: set[str] = set()
+    for rows in by_inode.values():
+        kept_names |= await _Recovery(db, tier, stores, report, now_ns).take_up(rows)
+    await db.commit()  # before files go that only these rows made superfluous
+    report.swept = tier.staging.sweep(kept_names)
+    for row, staged in sorted(report.contents.values(), key=lambda content: content[0].id):
+        uploader.submit(row, staged, recovered=True)
+    reaper.wake()
+    return report
+
+
+def _remove_orphans(tx: Transaction, now_ns: int) -> int:
+    """Inodes without a name: they were open, and nobody has them open any more."""
+    orphans = inodes.orphans(tx)
+    for orphan in orphans:
+        uploads.supersede(tx, orphan.id)
+        inodes.remove(tx, orphan.id)
+        if orphan.blob_id is not None:
+            blobs.drop_ref(tx, orphan.blob_id, now_ns, superseded=False)
+    return len(orphans)
+
+
+@dataclass(frozen=True, slots=True)
+class _Recovery:
+    db: Database
+    tier: Tier
+    stores: Mapping[int, BlobStore]
+    report: RecoveryReport
+    now_ns: Callable[[], int]
+
+    async def take_up(self, rows: list[UploadRow]) -> set[str]:
+        """The journal rows of one inode, oldest first. Of several contents the newest counts that is there.
+        Answers the names of staged files to be kept."""
+        lost: list[tuple[UploadRow, str]] = []
+        found: tuple[UploadRow, StagedFile, ContentDigests] | None = None
+        for row in reversed(rows):
+            try:
+                found = (row, *await self._reopen(row))
+                break
+            except DamagedContent as error:
+                lost.append((row, str(error)))
+            except TierUnavailable as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise  # the disk may be well again at the next mount, and nothing is lost then
+                lost.append((row, "its staged file is gone"))
+        if found is None:
+            restored = await self.db.write(lambda tx: _restore(tx, rows))
+        else:
+            chosen, staged, digests = found
+            kept = await self.db.write(lambda tx: self._keep(tx, rows, chosen, digests))
+            restored = True
+        for row, reason in lost:
+            await self._report_lost(row, reason, restored)
+        if found is None:
+            return set() if restored else {row.staged_name for row in rows}
+        if kept is None:
+            return set()
+        self.report.contents[chosen.inode_id] = kept, staged
+        return {staged.name}
+
+    async def _reopen(self, row: UploadRow) -> tuple[StagedFile, ContentDigests]:
+        """The staged file of a row, sealed: one that was open is final now, whatever it got after its last
+        fsync. The rename is safe: a staged file is found under either of its names."""
+        cached = self.stores[row.store_id].config.cached
+        staged = self.tier.staging.open(row.staged_name, Local.of(cached), row.digests)
+        return staged, await staged.seal(rename=cached)
+
+    def _keep(
+        self, tx: Transaction, rows: list[UploadRow], chosen: UploadRow, digests: ContentDigests
+    ) -> UploadRow | None:
+        """Make one content the inode's; the other rows go. ``None``: it is empty, and needs no upload."""
+        for row in rows:
+            if row.id != chosen.id or chosen.state is UploadState.DIRTY:
+                uploads.finish(tx, row.id)
+        if digests.size_bytes == 0:
+            uploads.finish(tx, chosen.id)
+            inode = inodes.get(tx, chosen.inode_id)
+            inodes.update(tx, chosen.inode_id, size_bytes=0, blob_id=None)
+            if inode.blob_id is not None:
+                blobs.drop_ref(tx, inode.blob_id, self.now_ns(), superseded=True)
+            return None
+        inodes.update(tx, chosen.inode_id, size_bytes=digests.size_bytes)
+        if chosen.state is UploadState.SEALED:
+            return chosen
+        return uploads.insert(
+            tx,
+            inode_id=chosen.inode_id,
+            store_id=chosen.store_id,
+            staged_name=chosen.staged_name,
+            size_bytes=digests.size_bytes,
+            digests=digests,
+            write_id=chosen.write_id,
+            state=UploadState.SEALED,
+            now_ns=chosen.created_ns,
+        )
+
+    async def _report_lost(self, row: UploadRow, reason: str, restored: bool) -> None:
+        path = await self.db.read(lambda tx: dentries.path_of(tx, row.inode_id))
+        self.report.lost.append(LostContent(row.inode_id, path, row.size_bytes, reason, restored))
+        logger.error(
+            "%d bytes written to %s are lost: %s; the file has %s",
+            row.size_bytes,
+            path.decode(errors="backslashreplace") if path is not None else f"inode {row.inode_id}",
+            reason,
+            "its earlier content" if restored else "no content that can be read",
+        )
+
+
+def _restore(tx: Transaction, rows: list[UploadRow]) -> bool:
+    """None of an inode's journalled contents is left: give it back the stored one, if it has one."""
+    inode = inodes.get(tx, rows[0].inode_id)
+    if inode.blob_id is None:
+        return False
+    inodes.update(tx, inode.id, size_bytes=blobs.get(tx, inode.blob_id).digests.size_bytes)
+    for row in rows:
+        uploads.finish(tx, row.id)
+    return True

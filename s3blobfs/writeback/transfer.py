@@ -1,0 +1,130 @@
+"""One attempt to bring one content to S3 and into the index: object first, row second.
+
+No request is made inside a transaction. The transaction is durable when :meth:`Transfer.store` returns,
+because the staged file is removed next: until then that is the only copy that anything durable names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+
+from s3blobfs.blobstore.protocol import BlobStore
+from s3blobfs.errors import BlobIsDeleting, TransientS3Error
+from s3blobfs.index import blobs, dentries, inodes, uploads
+from s3blobfs.index.blobs import BlobState
+from s3blobfs.index.database import Database
+from s3blobfs.index.inodes import InodeRow
+from s3blobfs.index.transaction import Transaction
+from s3blobfs.index.uploads import UploadRow
+from s3blobfs.tier.staging import StagedFile
+from s3blobfs.types import BlobContent, ContentDigests, Keying, ObjectHint, StoredContent
+from s3blobfs.writeback.reaper import Reaper
+
+_REAP_ROUNDS = 5
+_REAP_WAIT_S = 10.0
+"""How often and how long an upload waits for the deletion of an earlier object of the same content."""
+
+
+@dataclass(eq=False, slots=True)
+class Content:
+    """A sealed content on its way."""
+
+    upload: UploadRow
+    digests: ContentDigests
+    staged: StagedFile
+    in_doubt: bool
+    """A PUT of it may have taken place; S3 is asked before another is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The inode and its new content, as the index has them."""
+
+    inode: InodeRow
+    blob: BlobContent
+
+
+class Transfer:
+    """Stores contents, whoever decides when."""
+
+    def __init__(
+        self,
+        db: Database,
+        stores: Mapping[int, BlobStore],
+        reaper: Reaper,
+        now_ns: Callable[[], int],
+    ) -> None:
+        self._db = db
+        self._stores = stores
+        self._reaper = reaper
+        self._now_ns = now_ns
+
+    async def store(self, content: Content) -> Committed | None:
+        """``None`` when the content is not wanted any more: its journal row is gone, and what reached S3 is
+        left to the reaper. Raises what the store or the index does, and ``OSError`` of the staged file."""
+        inode, path = await self._db.read(
+            lambda tx: (
+                inodes.find(tx, content.upload.inode_id),
+                dentries.path_of(tx, content.upload.inode_id),
+            )
+        )
+        if inode is None:
+            return None
+        hint = ObjectHint(inode.id, path or b"", inode.mode, inode.uid, inode.gid, inode.mtime_ns)
+        for _ in range(_REAP_ROUNDS):
+            async with self._claim(content):
+                stored = await self._find_or_put(content, inode.object_id, hint)
+                try:
+                    return await self._commit(content, stored)
+                except BlobIsDeleting:
+                    content.in_doubt = False
+            # The object is as good as gone; once its row is, a new one can be made.
+            self._reaper.hurry()
+            await self._reaper.claims.wait_reaped(_REAP_WAIT_S)
+        raise TransientS3Error(
+            "an earlier object of the same content is still being deleted", key=stored.location.object_key
+        )
+
+    @contextlib.asynccontextmanager
+    async def _claim(self, content: Content) -> AsyncIterator[None]:
+        store_id = content.upload.store_id
+        if self._stores[store_id].config.keying is Keying.DIGEST:
+            async with self._reaper.claims.storing(store_id, content.digests.sha256):
+                yield
+        else:
+            yield  # a new version shares nothing with what is being deleted
+
+    async def _find_or_put(self, content: Content, object_id: str | None, hint: ObjectHint) -> StoredContent:
+        store = self._stores[content.upload.store_id]
+        write_id = content.upload.write_id
+        if content.in_doubt:
+            found = await store.find_write(content.digests, object_id=object_id, write_id=write_id)
+            if found is not None:
+                return found
+        content.in_doubt = True
+        staged = content.staged
+        return await store.put(
+            staged.path, staged.name, content.digests, object_id=object_id, write_id=write_id, hint=hint
+        )
+
+    async def _commit(self, content: Content, stored: StoredContent) -> Committed | None:
+        upload, now_ns = content.upload, self._now_ns()
+
+        def transaction(tx: Transaction) -> tuple[Committed | None, BlobState | None]:
+            wanted = uploads.finish(tx, upload.id) is not None
+            inode = inodes.find(tx, upload.inode_id)
+            blob = blobs.adopt(tx, upload.store_id, stored, content.digests, now_ns)
+            if not wanted or inode is None:
+                return None, blobs.drop_ref(tx, blob.id, now_ns, superseded=False).state
+            changed = inodes.update(tx, inode.id, blob_id=blob.id)
+            let_go = None
+            if inode.blob_id is not None:
+                let_go = blobs.drop_ref(tx, inode.blob_id, now_ns, superseded=True).state
+            return Committed(changed, blob.content()), let_go
+
+        committed, let_go = await self._db.write(transaction, durable=True)
+        if let_go in (BlobState.GARBAGE, BlobState.DELETING):
+            self._reaper.wake()
+        return committed

@@ -1,0 +1,373 @@
+"""The uploader: brings staged files to S3, behind the filesystem or while somebody waits.
+
+An upload's states, and what survives a crash in each:
+
+    QUEUED ───────► UPLOADING ─────────────► STORED ──────────► gone
+      ▲  │ supersede    │  │                 commit             staged file promoted or removed
+      │  ▼              │  └─ row is gone ─► RELEASED ────────► gone
+      │ gone            ▼                    commit             (the reaper removes the object)
+      └─────────────  FAILED
+
+* QUEUED, UPLOADING, FAILED: the journal row and the staged file are on disk; recovery submits them again.
+* STORED: one transaction has removed the row and put the blob in the inode's place for it. It is durable
+  before the staged file goes, since until then that is the only copy that anything durable names.
+* RELEASED: the file was unlinked or emptied meanwhile (its row is gone): the object gets a row and loses it
+  again in one transaction, so that the reaper finds it.
+
+*Order.* Contents of one file reach S3 and the index in the order in which they were sealed, one at a time;
+one that is no longer the newest is dropped unless it is under way. Object first, row second
+(:mod:`s3blobfs.writeback.transfer`).
+
+*Repeating.* A failed upload is repeated until it succeeds, whatever the error: sooner when it may pass by
+itself, later when somebody has to mend something. Once a PUT was begun and its answer is not known, S3 is
+asked first whether it took place, by the write id in the object's metadata.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import trio
+
+from s3blobfs.blobstore.protocol import BlobStore
+from s3blobfs.config import GIB
+from s3blobfs.errors import S3BlobFSError, TierError, TierUnavailable, TransientS3Error, VolumeIndexError
+from s3blobfs.index import dentries, uploads
+from s3blobfs.index.database import Database
+from s3blobfs.index.inodes import InodeRow
+from s3blobfs.index.transaction import Transaction
+from s3blobfs.index.uploads import UploadRow
+from s3blobfs.tier.cache import CacheEntry
+from s3blobfs.tier.staging import StagedFile
+from s3blobfs.tier.tier import Tier
+from s3blobfs.types import BlobContent
+from s3blobfs.writeback.reaper import Reaper
+from s3blobfs.writeback.schedule import Backoff, JobState, Schedule, ScheduleLimits
+from s3blobfs.writeback.tickets import Barrier, UploadTicket
+from s3blobfs.writeback.transfer import Committed, Content, Transfer
+
+__all__ = ["Limits", "PendingUploads", "UploadListener", "UploadTicket", "Uploader"]
+
+logger = logging.getLogger(__name__)
+
+
+class UploadListener(Protocol):
+    """Who wants to know that a content is in S3 now."""
+
+    def stored(self, upload_id: int, inode: InodeRow, blob: BlobContent, entry: CacheEntry | None) -> None:
+        """Called once per upload that became its inode's content, after the commit and before anyone who
+        waits for it is told. ``entry`` is the staged file's place in the cache, if it has one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much waits, and how much is under way."""
+
+    queued_files: int = 10_000
+    queued_bytes: int = 4 * GIB
+    """What :meth:`Uploader.admit` lets in before it waits."""
+    schedule: ScheduleLimits = field(default_factory=ScheduleLimits)
+    transient: Backoff = field(default_factory=lambda: Backoff(first_s=1.0, longest_s=60.0))
+    permanent: Backoff = field(default_factory=lambda: Backoff(first_s=15.0, longest_s=600.0))
+
+
+@dataclass(frozen=True, slots=True)
+class PendingUploads:
+    """What is not in S3 yet."""
+
+    files: int
+    bytes: int
+    oldest_ns: int | None
+    """When the one that waits longest was sealed."""
+    in_flight: int
+    last_error: str | None
+    """Of the uploads that failed and wait for their next attempt, the latest error."""
+
+
+@dataclass(eq=False, slots=True)
+class _Job(Content):
+    """An upload in the queue."""
+
+    tickets: list[UploadTicket] = field(default_factory=list)
+    """Its own, and those of contents it took the place of."""
+    failures: int = 0
+    logged: str = ""
+    forgotten: bool = False
+    """Nobody wants the content any more; its journal row is gone."""
+
+    @property
+    def what(self) -> str:
+        return f"upload {self.upload.id} of inode {self.upload.inode_id}"
+
+
+class Uploader:
+    """Uploads of one mounted volume. All methods are for the trio thread."""
+
+    def __init__(
+        self,
+        db: Database,
+        tier: Tier,
+        stores: Mapping[int, BlobStore],
+        reaper: Reaper,
+        listener: UploadListener,
+        *,
+        limits: Limits | None = None,
+        now_ns: Callable[[], int] = time.time_ns,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """``jitter`` answers 0 to 1; ``now_ns`` is the time written into the index."""
+        self._db = db
+        self._tier = tier
+        self._stores = stores
+        self._listener = listener
+        self._limits = limits or Limits()
+        self._transfer = Transfer(db, stores, reaper, now_ns)
+        self._jitter = jitter
+        self._schedule = Schedule(self._limits.schedule)
+        self._jobs: dict[int, _Job] = {}
+        self._bytes = 0
+        self._parked: dict[int, list[UploadTicket]] = {}
+        """By inode: of contents that were superseded by one that is not submitted yet."""
+        self._errors: dict[int, str] = {}
+        """By upload, the latest last."""
+        self._wake = trio.Event()
+        self._drained = trio.Event()
+        self._admitting = trio.StrictFIFOLock()
+        self._stopped: S3BlobFSError | None = None
+
+    # -- for the filesystem ----------------------------------------------------------------------------
+
+    async def admit(self, size_bytes: int) -> None:
+        """Wait until the queue has room for a file of this size; one alone is always let in. First come,
+        first served. The bound is soft by what is admitted and not yet submitted."""
+        async with self._admitting:
+            while self._jobs and (
+                len(self._jobs) >= self._limits.queued_files
+                or self._bytes + size_bytes > self._limits.queued_bytes
+            ):
+                await self._drained.wait()
+
+    def submit(self, upload: UploadRow, staged: StagedFile, *, recovered: bool = False) -> UploadTicket:
+        """Queue the upload of a sealed file whose journal row is written. ``recovered``: from an earlier
+        mount, which may have begun it."""
+        if upload.digests is None:
+            raise ValueError(f"upload {upload.id} is not sealed")
+        ticket = UploadTicket(upload.id, upload.inode_id, upload.size_bytes)
+        for earlier in self._schedule.jobs_of(upload.inode_id):
+            self._schedule.hurry(earlier)  # its turn is to find out that it is superseded
+        tickets = [*self._parked.pop(upload.inode_id, []), ticket]
+        in_doubt = recovered or upload.attempts > 0
+        self._jobs[upload.id] = _Job(upload, upload.digests, staged, in_doubt, tickets)
+        self._bytes += upload.size_bytes
+        self._schedule.add(upload.id, upload.inode_id, upload.size_bytes)
+        if self._stopped is not None:
+            ticket.stop(self._stopped)
+        self._wake.set()
+        return ticket
+
+    def supersede(self, inode_id: int) -> list[int]:
+        """Drop what is queued of a file and not under way; answers the ids of the uploads, whose journal
+        rows and staged files are the caller's to remove. Who waits for them will wait for the next upload
+        submitted for the file: the caller submits one, or calls :meth:`forget_inode`."""
+        dropped = []
+        for upload_id in self._schedule.jobs_of(inode_id):
+            if self._schedule.state_of(upload_id) is not JobState.RUNNING:
+                self._schedule.drop(upload_id)
+                self._parked.setdefault(inode_id, []).extend(self._remove(upload_id).tickets)
+                dropped.append(upload_id)
+        return dropped
+
+    def forget_inode(self, inode_id: int) -> None:
+        """The file is gone, or empty, and so are its journal rows: drop what is queued and let go of those
+        who wait. What is under way is released when it ends."""
+        self.supersede(inode_id)
+        released = self._parked.pop(inode_id, [])
+        for upload_id in self._schedule.jobs_of(inode_id):
+            job = self._jobs[upload_id]
+            job.forgotten = True
+            released += job.tickets
+            job.tickets = []
+        for ticket in released:
+            ticket.succeed()
+
+    async def barrier(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Return when everything submitted so far is in S3 and in the index, or superseded by something
+        that is. ``progress(files_left, bytes_left)`` is called at the start and after each. A failing
+        upload is waited for: :meth:`pending` tells why, and the caller gives up by cancelling."""
+        tickets = [ticket for job in self._jobs.values() for ticket in job.tickets]
+        tickets += [ticket for parked in self._parked.values() for ticket in parked]
+        barrier = Barrier(tickets)
+        while True:
+            if progress is not None:
+                progress(barrier.files_left, barrier.bytes_left)
+            if barrier.files_left == 0:
+                break
+            await barrier.changed()
+        await trio.lowlevel.checkpoint()
+
+    def pending(self) -> PendingUploads:
+        return PendingUploads(
+            files=len(self._jobs),
+            bytes=self._bytes,
+            oldest_ns=min((job.upload.created_ns for job in self._jobs.values()), default=None),
+            in_flight=self._schedule.running,
+            last_error=next(reversed(self._errors.values()), None),
+        )
+
+    def state_of(self, inode_id: int) -> Literal["staged", "uploading"] | None:
+        """``None``: nothing of the file waits for its upload."""
+        jobs = self._schedule.jobs_of(inode_id)
+        if not jobs:
+            return None
+        running = any(self._schedule.state_of(job) is JobState.RUNNING for job in jobs)
+        return "uploading" if running else "staged"
+
+    # -- running ---------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Upload until cancelled; what is queued then stays journalled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                task_status.started()
+                while True:
+                    self._wake = trio.Event()
+                    for upload_id in self._schedule.take(trio.current_time()):
+                        nursery.start_soon(self._upload, self._jobs[upload_id])
+                    await self._wait_for_work()
+        finally:
+            self._stopped = TransientS3Error("uploads have ended; the data is staged for the next mount")
+            for tickets in [*(job.tickets for job in self._jobs.values()), *self._parked.values()]:
+                for ticket in tickets:
+                    ticket.stop(self._stopped)
+
+    async def _wait_for_work(self) -> None:
+        next_time = self._schedule.next_time()
+        with trio.CancelScope(deadline=float("inf") if next_time is None else next_time):
+            await self._wake.wait()
+
+    async def _upload(self, job: _Job) -> None:
+        try:
+            if len(self._schedule.jobs_of(job.upload.inode_id)) > 1:
+                await self._give_way(job)
+            else:
+                await self._attempt(job)
+        except OSError as error:  # of reading the staged file
+            cause = TierUnavailable(f"reading {job.staged.path}: {error.strerror or error}")
+            cause.__cause__ = error
+            await self._failed(job, cause)
+        except S3BlobFSError as error:
+            await self._failed(job, error)
+
+    async def _attempt(self, job: _Job) -> None:
+        committed = None if job.forgotten else await self._transfer.store(job)
+        if committed is None:
+            await self._release(job)
+        else:
+            await self._settle(job, committed)
+
+    # -- ends ------------------------------------------------------------------------------------------
+
+    async def _settle(self, job: _Job, committed: Committed) -> None:
+        """The content is in S3 and in the index."""
+        blob = committed.blob
+        entry = None
+        try:
+            if self._stores[blob.store_id].config.cached:
+                entry = await self._tier.cache.promote(job.staged, blob.store_id, blob.location.cache_name)
+            else:
+                await job.staged.discard()
+        except TierError as error:
+            logger.warning("%s is stored, but its staged file stays: %s", job.what, error)
+        self._end(job)
+        self._listener.stored(job.upload.id, committed.inode, blob, entry)
+        for ticket in job.tickets:
+            ticket.succeed()
+
+    async def _release(self, job: _Job) -> None:
+        """Nobody wants the content any more; or a newer one does not exist yet, and waiters wait for it."""
+        await self._discard(job)
+        self._end(job)
+        if job.forgotten:
+            for ticket in job.tickets:
+                ticket.succeed()
+        else:
+            self._pass_on(job)
+
+    async def _give_way(self, job: _Job) -> None:
+        """A newer content of the file waits behind this one."""
+        await self._db.write(lambda tx: uploads.finish(tx, job.upload.id))
+        await self._discard(job)
+        self._end(job)
+        self._pass_on(job)
+
+    def _pass_on(self, job: _Job) -> None:
+        """Who waits for this upload waits for the next one of the file."""
+        successors = self._schedule.jobs_of(job.upload.inode_id)
+        if successors:
+            self._jobs[successors[0]].tickets += job.tickets
+        else:
+            self._parked.setdefault(job.upload.inode_id, []).extend(job.tickets)
+
+    async def _discard(self, job: _Job) -> None:
+        try:
+            await job.staged.discard()
+        except TierError as error:
+            logger.warning("%s is over, but its staged file stays: %s", job.what, error)
+
+    async def _failed(self, job: _Job, error: S3BlobFSError) -> None:
+        if job.forgotten:
+            await self._release(job)
+            return
+        job.failures += 1
+        message = str(error)
+        try:
+            path = await self._db.write(lambda tx: self._note_failure(tx, job, message))
+        except VolumeIndexError as index_error:
+            # Only the count of attempts is lost, and a recovered upload is taken to be in doubt anyway.
+            logger.warning("cannot note in the index that %s failed: %s", job.what, index_error)
+            path = None
+        self._errors.pop(job.upload.id, None)
+        self._errors[job.upload.id] = message
+        backoff = self._limits.transient if isinstance(error, TransientS3Error) else self._limits.permanent
+        delay_s = backoff.delay_s(job.failures, self._jitter())
+        if message != job.logged:
+            job.logged = message
+            name = path.decode(errors="backslashreplace") if path is not None else job.what
+            store = self._stores[job.upload.store_id].config
+            logger.warning(
+                "uploading %s to %s failed and is tried again in %.0f s: %s",
+                name,
+                store.uri,
+                delay_s,
+                message,
+            )
+        self._schedule.retry(job.upload.id, trio.current_time() + delay_s)
+        if len(self._schedule.jobs_of(job.upload.inode_id)) > 1:
+            self._schedule.hurry(job.upload.id)
+        self._wake.set()
+        for ticket in job.tickets:
+            ticket.fail(error)
+
+    def _note_failure(self, tx: Transaction, job: _Job, message: str) -> bytes | None:
+        uploads.failed(tx, job.upload.id, message)
+        return dentries.path_of(tx, job.upload.inode_id)
+
+    def _end(self, job: _Job) -> None:
+        """A running job is over."""
+        self._schedule.done(job.upload.id)
+        self._remove(job.upload.id)
+        self._wake.set()
+
+    def _remove(self, upload_id: int) -> _Job:
+        job = self._jobs.pop(upload_id)
+        self._bytes -= job.upload.size_bytes
+        self._errors.pop(upload_id, None)
+        self._drained.set()
+        self._drained = trio.Event()
+        return job
