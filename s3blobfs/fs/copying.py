@@ -10,6 +10,7 @@ import errno
 import stat
 from collections.abc import Callable
 
+from s3blobfs.blobstore.protocol import BlobStore
 from s3blobfs.errors import FilesystemError
 from s3blobfs.fs.attributes import Caller
 from s3blobfs.fs.content import State
@@ -23,7 +24,7 @@ from s3blobfs.index.blobs import BlobRow
 from s3blobfs.index.inodes import InodeRow
 from s3blobfs.index.transaction import Transaction
 from s3blobfs.trace import Arrow, Local
-from s3blobfs.types import BlobContent, ObjectHint
+from s3blobfs.types import BlobContent, ObjectHint, StoredContent
 
 
 class Copying:
@@ -85,42 +86,51 @@ class Copying:
         core = self._core
         async with target.lock:
             content = target.content
-            assert content is not None and target.row.store_id is not None
+            assert content is not None
             if target.writer_count or content.in_flux:
                 raise FilesystemError(errno.ETXTBSY)
-            destination = core.stores[target.row.store_id]
-            if destination.config.id == blob.store_id:
-                stored = None
-            else:
-                hint = await self._hint(target)
-                stored = await destination.copy_from(
-                    core.stores[blob.store_id],
-                    blob,
-                    object_id=target.row.object_id,
-                    write_id=self._write_id(),
-                    hint=hint,
+            destination = core.stores[_store_id(target.row)]
+            # As an upload does: the reaper must not delete the object between HEAD and commit.
+            async with core.reaper.claims.storing(destination.config.id, blob.digests.sha256):
+                stored = await self._copy_into(destination, blob, target)
+                row, given = await core.db.write(
+                    lambda tx: self._commit(tx, blob, stored, target.row), durable=True
                 )
-
-            def transaction(tx: Transaction) -> tuple[InodeRow, BlobRow]:
-                now = core.now_ns()
-                before = inodes.get(tx, target.id)
-                if stored is None:
-                    given = blobs.add_ref(tx, blob.blob_id)
-                else:
-                    given = blobs.adopt(tx, destination.config.id, stored, blob.digests, now)
-                row = inodes.update(
-                    tx, target.id, blob_id=given.id, size_bytes=blob.size_bytes, mtime_ns=now, ctime_ns=now
-                )
-                if before.blob_id is not None:
-                    blobs.drop_ref(tx, before.blob_id, now, superseded=True)
-                return row, given
-
-            row, given = await core.db.write(transaction, durable=True)
             target.apply(row)
             target.content_change += 1
             content.replace(given.content())
             if stored is not None:
                 await self._link_cached(blob, given)
+
+    async def _copy_into(
+        self, destination: BlobStore, blob: BlobContent, target: InCoreInode
+    ) -> StoredContent | None:
+        """A server-side copy of the blob's object; ``None`` where the blob is in that store already."""
+        if destination.config.id == blob.store_id:
+            return None
+        return await destination.copy_from(
+            self._core.stores[blob.store_id],
+            blob,
+            object_id=target.row.object_id,
+            write_id=self._write_id(),
+            hint=await self._hint(target),
+        )
+
+    def _commit(
+        self, tx: Transaction, blob: BlobContent, stored: StoredContent | None, target: InodeRow
+    ) -> tuple[InodeRow, BlobRow]:
+        now = self._core.now_ns()
+        before = inodes.get(tx, target.id)
+        if stored is None:
+            given = blobs.add_ref(tx, blob.blob_id)
+        else:
+            given = blobs.adopt(tx, _store_id(target), stored, blob.digests, now)
+        row = inodes.update(
+            tx, target.id, blob_id=given.id, size_bytes=blob.size_bytes, mtime_ns=now, ctime_ns=now
+        )
+        if before.blob_id is not None:
+            blobs.drop_ref(tx, before.blob_id, now, superseded=True)
+        return row, given
 
     async def _link_cached(self, blob: BlobContent, given: BlobRow) -> None:
         """What the cache has of the source serves the copy too, under the name that S3 gave it."""
@@ -136,3 +146,8 @@ class Copying:
         row = inode.row
         path = await self._core.db.read(lambda tx: dentries.path_of(tx, row.id))
         return ObjectHint(row.id, path or b"", row.mode, row.uid, row.gid, row.mtime_ns)
+
+
+def _store_id(row: InodeRow) -> int:
+    assert row.store_id is not None, "regular files have a store"
+    return row.store_id

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import errno
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from s3blobfs.blobstore.protocol import BlobStore
 from s3blobfs.config import NAME_MAX_BYTES
-from s3blobfs.errors import FilesystemError
+from s3blobfs.errors import FilesystemError, TierUnavailable
 from s3blobfs.fs.handles import HandleTable
 from s3blobfs.fs.incore import InCoreInode, InodeTable
 from s3blobfs.index import inodes
 from s3blobfs.index.database import Database
+from s3blobfs.index.uploads import UploadRow
+from s3blobfs.tier.staging import StagedFile
 from s3blobfs.tier.tier import Tier
-from s3blobfs.trace import Tracer
+from s3blobfs.trace import Local, Tracer
 from s3blobfs.types import Durability, StoreConfig
 from s3blobfs.writeback.reaper import Reaper
 from s3blobfs.writeback.uploader import Uploader
+
+log = logging.getLogger(__name__)
 
 
 class Notifier(Protocol):
@@ -77,6 +82,19 @@ class Core:
         """The store that a regular file's next blob goes to."""
         assert inode.row.store_id is not None
         return self.stores[inode.row.store_id].config
+
+    async def discard_staged(self, rows: Iterable[UploadRow], keep: StagedFile | None = None) -> None:
+        """Remove the staged files of journal rows that are gone. One that the uploader is reading goes when
+        it has finished."""
+        for row in rows:
+            local = Local.of(self.stores[row.store_id].config.cached)
+            try:
+                staged = self.tier.staging.open(row.staged_name, local, row.digests)
+            except TierUnavailable as error:
+                log.warning("a staged file that is not needed any more stays: %s", error)
+                continue
+            if staged is not keep:
+                await staged.discard()
 
     def refuse_if_read_only(self) -> None:
         if self.read_only:

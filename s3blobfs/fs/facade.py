@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from s3blobfs.blobstore.protocol import BlobStore
-from s3blobfs.errors import FilesystemError, ObjectStoreError, S3BlobFSError
+from s3blobfs.errors import FilesystemError, S3BlobFSError
 from s3blobfs.fs.attributes import AttributeChanges, Attributes, Caller, FilesystemUsage
 from s3blobfs.fs.content import Event
 from s3blobfs.fs.copying import Copying
@@ -33,12 +33,13 @@ from s3blobfs.index.database import Database
 from s3blobfs.index.inodes import ROOT_INODE_ID, InodeRow
 from s3blobfs.index.transaction import Transaction
 from s3blobfs.index.uploads import UploadRow
+from s3blobfs.tier.cache import CacheEntry
 from s3blobfs.tier.staging import StagedFile
 from s3blobfs.tier.tier import Tier
 from s3blobfs.trace import Tracer
-from s3blobfs.types import Durability
+from s3blobfs.types import BlobContent, Durability
 from s3blobfs.writeback.reaper import Reaper
-from s3blobfs.writeback.uploader import Uploader
+from s3blobfs.writeback.uploader import Uploader, UploadListener
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class Filesystem:
         db: Database,
         tier: Tier,
         stores: Mapping[int, BlobStore],
-        uploader: Uploader,
+        make_uploader: Callable[[UploadListener], Uploader],
         reaper: Reaper,
         tracer: Tracer,
         durability: Durability,
@@ -102,12 +103,13 @@ class Filesystem:
         now_ns: Callable[[], int] = time.time_ns,
         new_object_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
-        self._stores = dict(stores)
+        """``stores`` by id; the mapping is read anew at each use, so that stores can be added.
+        ``make_uploader`` is handed the listener of its news."""
         self._core = core = Core(
             db=db,
             tier=tier,
-            stores=self._stores,
-            uploader=uploader,
+            stores=stores,
+            uploader=make_uploader(self),
             reaper=reaper,
             tracer=tracer,
             durability=durability,
@@ -120,8 +122,19 @@ class Filesystem:
         self._writing = Writing(core, self._reading)
         self._copying = Copying(core, self._namespace, self._reading, self._writing)
         self._xattrs = ExtendedAttributes(core, self._reading, control_path)
-        self.stored = self._writing.stored
-        """The uploader's listener."""
+
+    @property
+    def stores(self) -> Mapping[int, BlobStore]:
+        """The volume's stores by id."""
+        return self._core.stores
+
+    @property
+    def uploader(self) -> Uploader:
+        return self._core.uploader
+
+    def stored(self, upload_id: int, inode: InodeRow, blob: BlobContent, entry: CacheEntry | None) -> None:
+        """An upload ended (:class:`UploadListener`)."""
+        self._writing.stored(upload_id, inode, blob, entry)
 
     def set_notifier(self, notifier: Notifier) -> None:
         """Who tells the kernel; known once there is a mount."""
@@ -458,10 +471,9 @@ class Filesystem:
         await self._write_pending_times(list(self._core.inodes))
         if not self._core.read_only:
             await self.sync(None, progress)
-            try:
-                await self._core.reaper.drain()
-            except ObjectStoreError as error:
-                log.warning("deleting goes on at the next mount: %s", error)
+            left = await self._core.reaper.drain()
+            if left:
+                log.info("%d objects are left to delete at the next mount", left)
 
     async def copy_file(
         self, source_id: int, parent_id: int, name: bytes, *, replace: bool, caller: Caller
@@ -469,21 +481,12 @@ class Filesystem:
         """Copy a regular file without moving its bytes; see :meth:`Copying.copy_file`."""
         return await self._copying.copy_file(source_id, parent_id, name, replace=replace, caller=caller)
 
-    def add_store(self, store: BlobStore) -> None:
-        """Make a store known that the index already has."""
-        self._stores[store.config.id] = store
-
     async def bind_store(self, directory_id: int, store_id: int) -> None:
         """New files below a directory go to this store from now on."""
         inode = await self._core.inode(directory_id)
         if not inode.is_directory:
             raise FilesystemError(errno.ENOTDIR)
         await self._core.db.write(lambda tx: stores.bind(tx, directory_id, store_id), durable=True)
-
-    @property
-    def stores(self) -> Mapping[int, BlobStore]:
-        """By id."""
-        return self._stores
 
     def status(self) -> CoreStatus:
         dirty = [

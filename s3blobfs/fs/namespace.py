@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from s3blobfs.config import SYMLINK_TARGET_MAX_BYTES
@@ -21,6 +21,7 @@ from s3blobfs.fs.incore import InCoreInode
 from s3blobfs.index import blobs, dentries, inodes, stores, uploads
 from s3blobfs.index.inodes import InodeRow
 from s3blobfs.index.transaction import Transaction
+from s3blobfs.index.uploads import UploadRow
 from s3blobfs.types import Keying, StoreConfig
 
 RENAME_NOREPLACE: Final = 1 << 0
@@ -35,11 +36,10 @@ LINK_MAX: Final = 2**31 - 1
 class _Changed:
     """Rows that a transaction wrote, and inodes it removed from the index for good."""
 
-    rows: list[InodeRow]
-    destroyed: list[InodeRow]
-
-    def __init__(self) -> None:
-        self.rows, self.destroyed = [], []
+    rows: list[InodeRow] = field(default_factory=list)
+    destroyed: list[InodeRow] = field(default_factory=list)
+    journal: list[UploadRow] = field(default_factory=list)
+    """Rows of the journal that went with them."""
 
 
 class Namespace:
@@ -225,7 +225,7 @@ class Namespace:
 
     def _destroy(self, tx: Transaction, row: InodeRow, now_ns: int, changed: _Changed) -> None:
         """Remove an inode without names and handles, all that hangs on it, and its reference to a blob."""
-        uploads.supersede(tx, row.id)
+        changed.journal += uploads.supersede(tx, row.id)
         inodes.remove(tx, row.id)
         if row.blob_id is not None:
             blobs.drop_ref(tx, row.blob_id, now_ns, superseded=False)
@@ -247,6 +247,7 @@ class Namespace:
                     staged, content.staged = content.staged, None
                     await staged.discard()
                 core.inodes.release(inode)
+        await core.discard_staged(changed.journal)
         if any(row.blob_id is not None for row in changed.destroyed):
             core.reaper.wake()
 

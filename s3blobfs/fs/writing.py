@@ -207,16 +207,14 @@ class Writing:
         row, upload, old = await core.db.write(transaction)
         inode.apply(row)
         inode.settle_times(mtime_ns, ctime_ns, atime_ns)
-        await self._discard(old, keep=staged.name)
-        durable = core.durability is Durability.S3
-        content.seal(upload.id, core.uploader.submit(upload, staged, durable=durable))
+        content.seal(upload.id, core.uploader.submit(upload, staged))
+        await core.discard_staged(old, keep=staged)
 
     async def _seal_empty(self, inode: InCoreInode, content: Content) -> None:
         """An emptied file has no object; what it had is superseded."""
         core = self._core
         staged = content.staged
         assert staged is not None
-        core.uploader.supersede(inode.id)
         mtime_ns, ctime_ns, atime_ns = inode.mtime_ns, inode.ctime_ns, inode.atime_ns
 
         def transaction(tx: Transaction) -> tuple[InodeRow, list[UploadRow]]:
@@ -229,11 +227,13 @@ class Writing:
                 blobs.drop_ref(tx, before.blob_id, core.now_ns(), superseded=True)
             return row, old
 
-        row, _old = await core.db.write(transaction, durable=core.durability is Durability.S3)
+        row, old = await core.db.write(transaction, durable=core.durability is Durability.S3)
+        core.uploader.forget_inode(inode.id)
         inode.apply(row)
         inode.settle_times(mtime_ns, ctime_ns, atime_ns)
         content.seal_empty()
         await staged.discard()
+        await core.discard_staged(old)
         core.reaper.wake()
 
     async def _journal_dirty(self, inode: InCoreInode) -> None:
@@ -266,15 +266,6 @@ class Writing:
 
             inode.apply(await core.db.write(transaction))
             inode.settle_times(mtime_ns, ctime_ns, atime_ns)
-
-    async def _discard(self, rows: list[UploadRow], keep: str) -> None:
-        """Remove staged files whose journal rows are gone, but for one that was journalled anew."""
-        for row in rows:
-            if row.staged_name != keep and row.digests is not None:
-                staged = self._core.tier.staging.open(
-                    row.staged_name, Local.of(self._core.stores[row.store_id].config.cached), row.digests
-                )
-                await staged.discard()
 
     # -- after the upload ----------------------------------------------------------------------------
 

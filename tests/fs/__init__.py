@@ -1,0 +1,1 @@
+"""The filesystem's operations, called directly."""
