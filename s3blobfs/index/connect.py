@@ -45,7 +45,9 @@ def sync_directory(directory: Path) -> None:
 
 
 def connect(path: Path, *, read_only: bool = False) -> apsw.Connection:
-    """A connection to an existing file, set up but not verified. Raises apsw's errors."""
+    """A connection to an existing file, set up but not verified. Raises apsw's errors and
+    :class:`OSError`."""
+    path.stat()  # says more clearly than SQLite would that there is no such file
     connection = apsw.Connection(
         str(path),
         flags=apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE,

@@ -18,9 +18,9 @@ POSIX locks that the process has on it, SQLite's too. The log (``-wal``) has non
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
-import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 from types import CoroutineType
@@ -29,10 +29,10 @@ from typing import NoReturn, TypeVar
 import apsw
 import trio
 
-from s3blobfs.config import MIB
 from s3blobfs.errors import FilesystemError, IndexUnavailable, VolumeIndexError
 from s3blobfs.index import connect, schema
 from s3blobfs.index.check import Problem, check
+from s3blobfs.index.log import WriteAheadLog
 from s3blobfs.index.sharedsync import SharedSync
 from s3blobfs.index.transaction import Transaction, mapped
 from s3blobfs.trace import Count, Tracer
@@ -42,13 +42,7 @@ T = TypeVar("T")
 SYNC_INTERVAL_S = 5.0
 """What nobody asked to be durable is so after at most about this long, as on an ordinary filesystem."""
 
-_PAGE_BYTES = 4096
-CHECKPOINT_PAGES = 4 * MIB // _PAGE_BYTES
-"""The log is copied into the database each time it has grown by this much."""
-TRUNCATE_PAGES = 64 * MIB // _PAGE_BYTES
-"""From here on writers have to wait for a moment so that the log can start anew."""
-
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 class Database:
@@ -77,7 +71,6 @@ class Database:
         self._connection = connection
         self._tracer = tracer
         self._commit_delay_s = commit_delay_s
-        self._read_only = read_only
         ((sequence,),) = connection.execute("SELECT sequence FROM counters")
         self._sequence: int = sequence
         self._committed: int = sequence
@@ -93,19 +86,9 @@ class Database:
 
         # What the process before this one wrote last may not be on disk yet, though it can be read.
         self._durability = SharedSync(self._commit_group, self._sync_log, durable=sequence - 1)
-        self._sync_limiter = trio.CapacityLimiter(1)
-        self._log_descriptor = -1
-
-        self._log_pages = 0
-        self._checkpoint_at = CHECKPOINT_PAGES
-        self._log_grown = trio.Event()
+        self._log: WriteAheadLog | None = None if read_only else WriteAheadLog(path, connection)
         self._gate: trio.Event | None = None
         """While this is set, writers wait for it."""
-
-        if not read_only:
-            connection.set_wal_hook(self._note_log_size)
-            self._log_descriptor = os.open(connection.filename_wal, os.O_RDONLY | os.O_CLOEXEC)
-            connect.sync_directory(path.parent)
 
     # -- opening and closing -----------------------------------------------------------------------------
 
@@ -172,9 +155,9 @@ class Database:
             return
         with trio.CancelScope(shield=True):
             try:
-                if not self._read_only and self._unusable is None:
+                if self._log is not None and self._unusable is None:
                     await self.commit()
-                    await self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                    await self._log.checkpoint(truncate=True)
             finally:
                 self._close()
 
@@ -201,7 +184,8 @@ class Database:
 
         When this returns, every later read sees the changes; they survive the end of the process after
         ``commit_delay_s``, and a power cut after the next :meth:`commit`, or at once with ``durable``.
-        ``fn`` may run only once, must not be async and must not nest. Raises what ``fn`` raises,
+        When it is cancelled while it waits for the disk, the changes stay, as those of a write that is not
+        durable. ``fn`` runs once at most, must not be async and must not nest. Raises what ``fn`` raises,
         :class:`IndexDamaged`, :class:`IndexUnavailable`; EROFS on an index opened read-only."""
         while self._gate is not None:
             await self._gate.wait()
@@ -214,7 +198,7 @@ class Database:
         """Return when everything written so far is on disk. Raises :class:`IndexUnavailable`."""
         if self._unusable is not None:
             self._refuse()
-        if not self._read_only:
+        if self._log is not None:
             await self._durability.up_to(self._sequence)
 
     async def read_aside(self, fn: Callable[[Transaction], T]) -> T:
@@ -247,7 +231,7 @@ class Database:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit open groups in time, sync now and then, and keep the log short, until cancelled."""
         async with trio.open_nursery() as nursery:
-            if not self._read_only:
+            if self._log is not None:
                 nursery.start_soon(self._commit_in_time)
                 nursery.start_soon(self._sync_now_and_then)
                 nursery.start_soon(self._keep_log_short)
@@ -255,75 +239,45 @@ class Database:
             await trio.sleep_forever()
 
     async def _commit_in_time(self) -> None:
-        while True:
+        while self._unusable is None:
             await self._group_opened.wait()
             await trio.sleep_until(self._group_deadline)
             # The group for which this slept may have been committed, and the one open now be a later one.
             if self._group_open and trio.current_time() >= self._group_deadline:
-                try:
+                # A failure is in the log, and every further call will say so.
+                with contextlib.suppress(VolumeIndexError):
                     self._commit_group()
-                except VolumeIndexError:
-                    return  # the log has it, and every further call will say so
 
     async def _sync_now_and_then(self) -> None:
-        while True:
+        while self._unusable is None:
             await trio.sleep(SYNC_INTERVAL_S)
-            try:
+            with contextlib.suppress(VolumeIndexError):  # as above
                 await self._durability.up_to(self._committed)
-            except VolumeIndexError:
-                return  # as above
 
     async def _keep_log_short(self) -> None:
         """While anybody writes, the log cannot start anew behind a checkpoint: there is always something in
         it that is not copied yet. So when it has become long in spite of checkpoints, writers are held up
         for the last of them, which has little left to copy."""
+        assert self._log is not None
         while True:
-            await self._log_grown.wait()
-            await self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
-            if self._log_pages >= TRUNCATE_PAGES and self._unusable is None:
-                gate = self._gate = trio.Event()
-                try:
-                    self._commit_group()
-                    await self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
-                except VolumeIndexError:
-                    return  # as above
-                finally:
-                    self._gate = None
-                    gate.set()
-            self._checkpoint_at = self._log_pages + CHECKPOINT_PAGES
-            self._log_grown = trio.Event()
-
-    async def _checkpoint(self, mode: int) -> None:
-        """Copy the log into the database, in a worker thread. Not being able to is no misfortune: the log has
-        everything, and the next attempt comes when it has grown further."""
-
-        def in_thread() -> None:
-            connection = connect.connect(self.path)
+            await self._log.wait_grown()
+            await self._log.checkpoint(truncate=False)
+            if not self._log.too_long:
+                continue
+            gate = self._gate = trio.Event()
             try:
-                connect.start_log(connection)
-                connection.wal_checkpoint(mode=mode)
+                self._commit_group()
+                await self._log.checkpoint(truncate=True)
+            except VolumeIndexError:
+                return  # as above
             finally:
-                connection.close(True)
-
-        try:
-            await trio.to_thread.run_sync(in_thread)
-        except apsw.BusyError:
-            _log.debug("a long read of the index keeps its log from starting anew")
-        except apsw.Error as error:
-            _log.warning("the index's log could not be copied into %s: %s", self.path, error)
-
-    def _note_log_size(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
-        """Called by SQLite within each COMMIT."""
-        if pages < self._log_pages:
-            self._checkpoint_at = CHECKPOINT_PAGES
-        self._log_pages = pages
-        if pages >= self._checkpoint_at:
-            self._log_grown.set()
-        return apsw.SQLITE_OK
+                self._gate = None
+                gate.set()
 
     async def _sync_log(self) -> None:
+        assert self._log is not None
         try:
-            await trio.to_thread.run_sync(os.fdatasync, self._log_descriptor, limiter=self._sync_limiter)
+            await self._log.sync()
         except OSError as error:
             # Never tried again: the kernel may have dropped the pages, and a second sync would be a lie.
             raise self._fail(f"cannot be synced to disk: {error.strerror}") from error
@@ -331,7 +285,7 @@ class Database:
     # -- the group -------------------------------------------------------------------------------------
 
     def _write(self, fn: Callable[[Transaction], T]) -> T:
-        if self._unusable is not None or self._in_fn or self._read_only:
+        if self._unusable is not None or self._in_fn or self._log is None:
             self._refuse()
         self._tracer.count(Count.INDEX_WRITE)
         execute = self._connection.execute
@@ -388,12 +342,12 @@ class Database:
     def _fail(self, detail: str) -> IndexUnavailable:
         """Accept nothing more; returns the error to raise."""
         self._unusable = failure = IndexUnavailable(f"the index {detail}; unmount and mount again")
-        _log.error("%s: %s", self.path, failure)
+        _logger.error("%s: %s", self.path, failure)
         if self._connection.in_transaction:
             try:
                 self._connection.execute("ROLLBACK")
             except apsw.Error as error:
-                _log.debug("nor rolled back: %s", error)
+                _logger.debug("nor rolled back: %s", error)
         self._group_open = False
         return failure
 
@@ -409,9 +363,8 @@ class Database:
         if self._unusable is None:
             self._unusable = IndexUnavailable("the index is closed")
         self._connection.close(True)
-        if self._log_descriptor >= 0:
-            os.close(self._log_descriptor)
-            self._log_descriptor = -1
+        if self._log is not None:
+            self._log.close()
 
 
 def _finished(result: T) -> T:
