@@ -2,15 +2,14 @@
 
 ::
 
-    script = FaultScript()
-    script.on("put", nth=2).raises(TransientS3Error("503"))          # refused, nothing stored
-    script.on("put", key="id1*").applies_then_raises(TransientS3Error("reset"))   # stored, answer lost
-    script.on("get").flips_byte()
-    stall = script.on("copy", nth=1).stalls()                        # until stall.release()
-    client = FaultyObjectClient(inner, script)
+    client = FaultyObjectClient(inner)
+    client.on("put", nth=2).raises(TransientS3Error("503"))          # refused, nothing stored
+    client.on("put", key="id1*").applies_then_raises(TransientS3Error("reset"))   # stored, answer lost
+    client.on("get").flips_byte()
+    stall = client.on("copy", nth=1).stalls()                        # until stall.release()
 
 Faults are of the object client, above its retries: what is raised here is what is left once a real client
-has given up. A script may be shared by the clients of several buckets.
+has given up. A :class:`FaultScript` may be shared by the clients of several buckets.
 """
 
 from __future__ import annotations
@@ -186,11 +185,16 @@ class FaultScript:
 
 
 class FaultyObjectClient:
-    """:class:`~s3blobfs.s3.protocol.ObjectClient` around ``inner``, failing by ``script``."""
+    """:class:`~s3blobfs.s3.protocol.ObjectClient` around ``inner``, failing by ``script``, or by one of its
+    own to which :meth:`on` adds."""
 
-    def __init__(self, inner: ObjectClient, script: FaultScript) -> None:
+    def __init__(self, inner: ObjectClient, script: FaultScript | None = None) -> None:
         self._inner = inner
-        self._script = script
+        self._script = script or FaultScript()
+
+    def on(self, operation: Operation, *, key: str = "*", nth: int | None = None) -> Fault:
+        """See :meth:`FaultScript.on`."""
+        return self._script.on(operation, key=key, nth=nth)
 
     @property
     def bucket(self) -> str:

@@ -5,7 +5,8 @@ Implementations: :class:`s3blobfs.s3.client.S3ObjectClient` (obstore and boto3),
 :class:`s3blobfs.s3.faults.FaultyObjectClient` (wraps one, fails by script). All pass the one conformance
 suite in ``tests/s3``.
 
-Every method may block and is therefore async; each ends within the client's total deadline. Errors are
+Every method may block and is therefore async; each request, its repetitions included, ends within the
+client's total deadline (a multipart upload or a listing is many requests). Errors are
 those of :mod:`s3blobfs.errors`: :class:`~s3blobfs.errors.TransientS3Error` only after the retries are used
 up, :class:`~s3blobfs.errors.PermanentS3Error` at once.
 """
@@ -81,7 +82,10 @@ class DeleteFailure:
 
 
 class ObjectClient(Protocol):
-    """Objects of one bucket. Keys are full keys: the client knows no prefix."""
+    """Objects of one bucket. Keys are full keys: the client knows no prefix.
+
+    What no server would take is :class:`ValueError`, before anything is sent: see
+    :mod:`s3blobfs.s3.limits`."""
 
     @property
     def bucket(self) -> str: ...
@@ -101,7 +105,8 @@ class ObjectClient(Protocol):
         checked in transit. With ``if_none_match`` an existing key raises
         :class:`~s3blobfs.errors.ObjectAlreadyExists`. A multipart upload that fails is aborted.
 
-        Metadata values are ASCII (the caller encodes)."""
+        Metadata values are ASCII (the caller encodes). A repeated PUT whose first answer was lost leaves a
+        version that nobody was told of, or, with ``if_none_match``, finds its own object there."""
         ...
 
     async def get(
@@ -116,11 +121,13 @@ class ObjectClient(Protocol):
         """GET an object, or ``length`` bytes of it from ``offset``. Exactly the bytes asked for, or an
         error: a body that ends early is a transient error, never a short result; a range that reaches
         beyond the end of the object is :class:`~s3blobfs.errors.DamagedContent` (the caller knew the size).
+        An empty range is :class:`ValueError`: HTTP cannot ask for one.
         ``if_match`` (an ETag) raises :class:`~s3blobfs.errors.PreconditionFailed` when it differs."""
         ...
 
     async def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo:
-        """:class:`~s3blobfs.errors.ObjectNotFound` for a missing key or version, or a delete marker."""
+        """:class:`~s3blobfs.errors.ObjectNotFound` for a missing key or version, or a delete marker; from a
+        real server also for a missing bucket, since an answer to HEAD does not say what is missing."""
         ...
 
     # -- control plane ---------------------------------------------------------------------------------
@@ -150,11 +157,14 @@ class ObjectClient(Protocol):
         ...
 
     def list_objects(self, prefix: str) -> AsyncIterator[ObjectInfo]:
-        """Current objects below ``prefix`` in key order; ``metadata`` is empty. Pages as it goes."""
+        """Current objects below ``prefix``; ``metadata`` is empty and ``version_id`` ``None``. Pages as it
+        goes. In S3 in key order, but a caller must not rely on it: SeaweedFS compares keys component by
+        component."""
         ...
 
     def list_versions(self, prefix: str) -> AsyncIterator[ObjectVersionInfo]:
-        """Every version and delete marker below ``prefix``. Pages as it goes."""
+        """Every version and delete marker below ``prefix``; those of one key one after another, the latest
+        first. Pages as it goes."""
         ...
 
     async def bucket_exists(self) -> bool:

@@ -72,6 +72,11 @@ async def world(request: pytest.FixtureRequest, use_server: UseServer) -> AsyncI
         await factory.aclose()
 
 
+async def listed_keys(client: ObjectClient, prefix: str = "") -> list[str]:
+    """Sorted: servers differ in how they compare keys. Each key must come once."""
+    return sorted([info.key async for info in client.list_objects(prefix)])
+
+
 # --- put, get, head -----------------------------------------------------------------------------------
 
 
@@ -163,11 +168,9 @@ async def test_keys_that_need_quoting(world: World) -> None:
             client.bucket, ObjectId(key, receipt.version_id), f"copy/{key}", size_bytes=1
         )
         assert (await client.get(f"copy/{key}", version_id=copy.version_id)).data == key.encode()
-    assert [info.key async for info in client.list_objects("")] == sorted(
-        keys + [f"copy/{key}" for key in keys]
-    )
+    assert await listed_keys(client) == sorted(keys + [f"copy/{key}" for key in keys])
     assert await client.delete_many([ObjectId(key) for key in keys]) == []
-    assert [info.key async for info in client.list_objects("")] == sorted(f"copy/{key}" for key in keys)
+    assert await listed_keys(client) == sorted(f"copy/{key}" for key in keys)
 
 
 @pytest.mark.parametrize(
@@ -424,6 +427,23 @@ async def fill(client: ObjectClient, keys: list[str]) -> None:
     async with trio.open_nursery() as nursery:
         for key in keys:
             nursery.start_soon(put, key)
+
+
+@pytest.mark.parametrize("versioning", [False, True])
+@pytest.mark.parametrize("after_name", [("/", "0", "z", ""), ("/", "-", ".", "")])
+async def test_a_page_ends_anywhere(world: World, after_name: tuple[str, ...], versioning: bool) -> None:
+    """In a tree, where servers that keep directories go on from a marker in their own way."""
+    client = await world.bucket(versioning=versioning)
+    heads = {f"{a}{b}" for a in ("d", "e/f", "ef", "e") for b in after_name}
+    keys = sorted({f"{head}{n:02x}{tail}" for head in heads for n in range(45) for tail in ("", "/x")})
+    await fill(client, keys)
+    assert len(keys) > LIST_PAGE_MAX
+    assert await listed_keys(client) == keys
+    assert await listed_keys(client, "e/f") == [key for key in keys if key.startswith("e/f")]
+    if world.kind == "weed" and "-" in after_name:
+        # It sorts by component what it pages by key: between pages it loses keys with characters below "/".
+        return
+    assert sorted([version.key async for version in client.list_versions("")]) == keys
 
 
 async def test_batch_delete_and_a_listing_of_more_than_a_page(world: World) -> None:

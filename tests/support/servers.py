@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 15.0
+STOP_TIMEOUT_S = 40.0
 LOOPBACK = "127.0.0.1"
 
 
@@ -89,8 +89,10 @@ def moto_server() -> Iterator[S3Server]:
 
 
 @contextlib.contextmanager
-def weed_server(directory: Path) -> Iterator[S3Server]:
-    """A SeaweedFS with its data, configuration and log in ``directory``; data there are found again."""
+def weed_server(directory: Path, *, graceful: bool = False) -> Iterator[S3Server]:
+    """A SeaweedFS with its data, configuration and log in ``directory``; data there are found again.
+
+    ``graceful`` lets it shut down by itself, which takes it 15 s; otherwise it is killed at the end."""
     server, command = _weed_command(directory)
     log_path = directory / "weed.log"
     with log_path.open("ab") as log:
@@ -99,12 +101,12 @@ def weed_server(directory: Path) -> Iterator[S3Server]:
         _wait_until(lambda: _answers(server.endpoint_url), process, log_path)
         yield server
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if graceful:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_TIMEOUT_S)
+        process.kill()
+        process.wait()
 
 
 def _weed_command(directory: Path) -> tuple[S3Server, list[str]]:
