@@ -49,7 +49,6 @@ class DigestBlobStore(ObjectBlobStore):
     async def put(
         self,
         staged_path: Path,
-        staged_name: str,
         digests: ContentDigests,
         *,
         object_id: str | None,

@@ -54,7 +54,6 @@ class BlobStore(Protocol):
     async def put(
         self,
         staged_path: Path,
-        staged_name: str,
         digests: ContentDigests,
         *,
         object_id: str | None,
@@ -65,7 +64,7 @@ class BlobStore(Protocol):
 
         ``object_id`` is the file's key for life (``versioned`` stores; ignored elsewhere). ``write_id``
         names this attempt to store this content, so that :meth:`find_write` can tell afterwards whether a
-        PUT whose answer was lost took place. ``staged_name`` names the staged file in messages."""
+        PUT whose answer was lost took place."""
         ...
 
     async def copy_from(

@@ -30,7 +30,6 @@ class VersionedBlobStore(ObjectBlobStore):
     async def put(
         self,
         staged_path: Path,
-        staged_name: str,
         digests: ContentDigests,
         *,
         object_id: str | None,

@@ -104,9 +104,8 @@ class Transfer:
             if found is not None:
                 return found
         content.in_doubt = True
-        staged = content.staged
         return await store.put(
-            staged.path, staged.name, content.digests, object_id=object_id, write_id=write_id, hint=hint
+            content.staged.path, content.digests, object_id=object_id, write_id=write_id, hint=hint
         )
 
     async def _commit(self, content: Content, stored: StoredContent) -> Committed | None:

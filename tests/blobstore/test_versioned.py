@@ -1,0 +1,137 @@
+"""``versioned`` keying: one key per file, one version per change."""
+
+from __future__ import annotations
+
+import pytest
+
+from s3blobfs.blobstore.versioned import FIND_WRITE_DEPTH
+from s3blobfs.errors import DamagedContent, ObjectNotFound, PermanentS3Error, TransientS3Error
+from s3blobfs.s3.protocol import ObjectId
+from s3blobfs.tier.digest import content_digests
+from tests.blobstore.bench import FOO, HINT, Bench, content, note
+
+
+async def test_write_as_in_the_diagram(bench: Bench) -> None:
+    store = bench.versioned_store()
+    bench.draw()
+    stored = await bench.put(store, FOO, object_id="id1")
+    version = stored.location.version_id
+    assert bench.taken_lines() == [
+        "client -> S3: write 3 bytes",
+        note("id1"),
+        f"client <-- S3: v={version}",
+    ]
+    assert bench.requests() == {"put": 1}
+    assert stored.location.cache_name == f"id1@{version}"
+    assert not stored.existed
+
+
+async def test_same_content_again_is_another_version(bench: Bench) -> None:
+    store = bench.versioned_store(prefix="other/")
+    first = await bench.put(store, FOO, object_id="id2")
+    second = await bench.put(store, FOO, object_id="id2")
+    assert first.location.object_key == second.location.object_key == "other/id2"
+    assert first.location.version_id != second.location.version_id
+    assert second.location.cache_name == f"id2@{second.location.version_id}"
+    assert bench.requests() == {"put": 2}
+
+
+async def test_uncached_store_sends_from_its_temporary(bench: Bench) -> None:
+    store = bench.versioned_store(cached=False)
+    bench.draw()
+    await bench.put(store, FOO, object_id="id1")
+    assert "tmp -> S3: write 3 bytes" in bench.lines
+
+
+@pytest.mark.parametrize("object_id", [None, "", "a@b", "a/b", ".s3blobfs"])
+async def test_object_ids_that_cannot_be(bench: Bench, object_id: str | None) -> None:
+    store = bench.versioned_store()
+    with pytest.raises(ValueError, match="not the object id"):
+        await bench.put(store, FOO, object_id=object_id)
+
+
+async def test_versioning_was_turned_off(bench: Bench) -> None:
+    store = bench.versioned_store()
+    bench.bucket().versioning = False
+    with pytest.raises(PermanentS3Error, match=r"versioning is off.*put-bucket-versioning --bucket bucket"):
+        await bench.put(store, FOO, object_id="id1")
+
+
+async def test_direct_copy_is_one_request(bench: Bench) -> None:
+    source, target = bench.versioned_store(), bench.versioned_store(prefix="other/")
+    blob = await bench.blob(source, FOO, object_id="id1")
+    await bench.put(source, b"newer", object_id="id1")
+    bench.requests()
+    bench.draw()
+    stored = await target.copy_from(source, blob, object_id="id2", write_id="w2", hint=HINT)
+    assert bench.taken_lines() == [
+        "client -> S3: copyObject",
+        note(f"id1 v={blob.location.version_id} to other/id2"),
+        f"client <-- S3: v={stored.location.version_id}",
+    ]
+    assert bench.requests() == {"copy": 1}
+    assert await target.open_source(content(target, FOO, stored)).fetch(0, 3) == FOO
+    assert bench.object("other/id2").info.metadata["s3blobfs-write-id"] == "w2"
+
+
+async def test_copy_from_a_digest_store_in_another_bucket(bench: Bench) -> None:
+    source, target = bench.digest_store(bucket="digests"), bench.versioned_store()
+    blob = await bench.blob(source, FOO)
+    stored = await target.copy_from(source, blob, object_id="id2", write_id="w2", hint=HINT)
+    assert await target.open_source(content(target, FOO, stored)).fetch(0, 3) == FOO
+
+
+async def test_copy_of_a_missing_or_altered_source(bench: Bench) -> None:
+    source, target = bench.digest_store(bucket="digests"), bench.versioned_store()
+    blob = await bench.blob(source, FOO)
+    await bench.client("digests").put(blob.location.object_key, b"bar")
+    with pytest.raises(DamagedContent):
+        await target.copy_from(source, blob, object_id="id2", write_id="w2", hint=HINT)
+    await source.delete([blob.location])
+    with pytest.raises(ObjectNotFound):
+        await target.copy_from(source, blob, object_id="id2", write_id="w2", hint=HINT)
+
+
+# --- a lost answer ------------------------------------------------------------------------------------
+
+
+async def test_write_whose_answer_was_lost_is_found(bench: Bench) -> None:
+    store = bench.versioned_store()
+    await bench.put(store, b"old", object_id="id1", write_id="w0")
+    bench.script.on("put").applies_then_raises(TransientS3Error("reset"))
+    with pytest.raises(TransientS3Error):
+        await bench.put(store, FOO, object_id="id1", write_id="w1")
+    newest = bench.object("id1")
+    found = await store.find_write(content_digests(FOO), object_id="id1", write_id="w1")
+    assert found is not None
+    assert (found.location.version_id, found.existed) == (newest.info.version_id, True)
+    assert await store.open_source(content(store, FOO, found)).fetch(0, 3) == FOO
+
+
+async def test_no_write_took_place(bench: Bench) -> None:
+    """Not: another content, another write of the same content, a file whose id begins alike, a marker."""
+    store = bench.versioned_store()
+    find = content_digests(FOO)
+    assert await store.find_write(find, object_id="id1", write_id="w1") is None
+    await bench.put(store, b"bar", object_id="id1", write_id="w1")
+    await bench.put(store, FOO, object_id="id1", write_id="w2")
+    await bench.put(store, FOO, object_id="id10", write_id="w1")
+    await bench.client().put("id1", FOO)
+    await bench.client().delete(ObjectId("id1"))
+    assert await store.find_write(find, object_id="id1", write_id="w1") is None
+
+
+async def test_version_that_goes_while_it_is_looked_for(bench: Bench) -> None:
+    store = bench.versioned_store()
+    await bench.put(store, FOO, object_id="id1")
+    bench.script.on("head").raises(ObjectNotFound("gone"))
+    assert await store.find_write(content_digests(FOO), object_id="id1", write_id="w1") is None
+
+
+async def test_search_is_bounded(bench: Bench) -> None:
+    store = bench.versioned_store()
+    for number in range(FIND_WRITE_DEPTH + 3):
+        await bench.put(store, FOO, object_id="id1", write_id=f"w{number}")
+    bench.requests()
+    assert await store.find_write(content_digests(FOO), object_id="id1", write_id="w0") is None
+    assert bench.requests() == {"list": 1, "head": FIND_WRITE_DEPTH}
