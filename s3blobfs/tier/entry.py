@@ -68,9 +68,12 @@ class CacheEntry:
 
     async def read(self, offset: int, size: int) -> bytes:
         """Up to ``size`` bytes from ``offset``, short only at the end. :class:`TierUnavailable`."""
-        fd = self._opened().fd
-        with local_errors(f"reading {self.path}"):
-            return await read_at(fd, offset, min(size, self.size_bytes - offset))
+        file = self._opened().acquire()
+        try:
+            with local_errors(f"reading {self.path}"):
+                return await read_at(file.fd, offset, min(size, self.size_bytes - offset))
+        finally:
+            file.release()
 
     def unpin(self) -> None:
         """The reader is done, and none of its reads is under way. Once."""
@@ -132,8 +135,12 @@ class Fill:
 
     async def read(self, offset: int, size: int) -> bytes:
         """Of bytes that were written. :class:`TierUnavailable`."""
-        with local_errors(f"reading {self.path}"):
-            return await read_at(self.file.fd, offset, size)
+        file = self.file.acquire()
+        try:
+            with local_errors(f"reading {self.path}"):
+                return await read_at(file.fd, offset, size)
+        finally:
+            file.release()
 
     def commit(self) -> None:
         """All bytes are there and right: the file becomes the entry, or is dropped where there is one

@@ -190,7 +190,7 @@ class Space:
             )
         return TierFull(
             f"the local tier is full: of {self._options.size_limit_bytes} bytes {self.staged_bytes} wait for "
-            f"their upload and {self.filling_bytes + self.cached_bytes} are being read; raise its size or wait"
+            f"upload, and {self.filling_bytes + self.cached_bytes} are being read; wait, or raise its size"
         )
 
     def _sample(self) -> None:

@@ -1,0 +1,361 @@
+"""One staged file: a content that is being written, or is written and not yet in S3.
+
+It is *dirty* while it changes and *sealed* when it does not any more. Its digests are computed while it is
+written (:mod:`s3blobfs.tier.digest`). It ends by being promoted into the cache
+(:meth:`s3blobfs.tier.cache.Cache.promote`) or by being discarded.
+
+Names: ``bin_<random>.tmp`` and, once sealed for a cached store, ``sealed_<random>`` with the same random
+part. So whichever of the two names a journal row holds, the file is found after a crash that fell between the
+rename and the row, or that undid the rename: no fsync of the directory is needed at every close.
+
+Accounting: a file written without gaps is charged for its growth. A gap, or an extension by truncate, is a
+hole, which costs nothing until it is written. From the first hole on every write is charged in full, because
+it may fall into one, and after each ``_RECOUNT_BYTES`` the charge is set to what the disk says is allocated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from s3blobfs.config import MIB
+from s3blobfs.errors import DamagedContent
+from s3blobfs.tier.copying import copy_range
+from s3blobfs.tier.digest import DigestFollower
+from s3blobfs.tier.layout import INLINE_FREE_BYTES, Directory
+from s3blobfs.tier.localio import (
+    NO_SPACE,
+    Buffer,
+    SharedFd,
+    in_disk_thread,
+    local_errors,
+    read_at,
+    tier_error,
+    write_at,
+)
+from s3blobfs.tier.space import Use
+from s3blobfs.trace import Arrow, Local, Party
+from s3blobfs.types import ContentDigests
+
+if TYPE_CHECKING:
+    from s3blobfs.tier.staging import Staging
+
+_RECOUNT_BYTES = 8 * MIB
+
+_DIRTY_NAME = re.compile(r"bin_([0-9a-z]+)\.tmp")
+SEALED_NAME = re.compile(r"sealed_([0-9a-z]+)")
+
+
+def other_name(name: str) -> str | None:
+    """The name the same file has before, or after, it is sealed; ``None`` for what is no name of ours."""
+    if match := _DIRTY_NAME.fullmatch(name):
+        return f"sealed_{match[1]}"
+    if match := SEALED_NAME.fullmatch(name):
+        return f"bin_{match[1]}.tmp"
+    return None
+
+
+class StagedFile:
+    """One staged file; made by :class:`Staging`. Writes, truncates and the seal are called one at a time
+    (the inode's lock sees to that); reads may run at any time.
+
+    Errors of the disk: :class:`~s3blobfs.errors.TierFull`, :class:`~s3blobfs.errors.TierUnavailable`."""
+
+    def __init__(
+        self, staging: Staging, name: str, local: Local, file: SharedFd | None, digests: ContentDigests | None
+    ) -> None:
+        self._staging = staging
+        self._layout = staging.layout
+        self._space = staging.space
+        self._directory = staging.layout.staging
+        self._file = file
+        self._pins = 0
+        self._follower = DigestFollower()
+        self._charged = 0
+        self._uncounted = 0  # charged since the blocks were last counted; only for sparse files
+        self._sparse = False
+        self._sealing = False
+        self._synced_name = ""
+        self.gone = False
+        """Discarded, or promoted into the cache."""
+        self.name = name
+        self.local = local
+        self.size_bytes = 0
+        self.written = False
+        """Something was written or truncated since the file was made."""
+        self.digests = digests
+        """Set when the file is sealed."""
+
+    @property
+    def sealed(self) -> bool:
+        return self.digests is not None
+
+    @property
+    def path(self) -> Path:
+        """Where the file is now; a seal and a promotion change it."""
+        return self._directory.path / self.name
+
+    # -- the descriptor --------------------------------------------------------------------------------
+
+    @property
+    def fd(self) -> int:
+        """Open for reading (and writing, until sealed); opened again when it was closed meanwhile.
+        Good as long as the file is pinned."""
+        return self._opened().fd
+
+    def pin(self) -> None:
+        """A handle uses the file: its bytes stay readable, also when it is discarded or evicted."""
+        self._opened()
+        self._pins += 1
+
+    def unpin(self) -> None:
+        """A handle is done; the last one closes the descriptor."""
+        assert self._pins > 0, "unpinned more often than pinned"
+        self._pins -= 1
+        self.close_if_idle()
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[SharedFd]:
+        """Keeps the descriptor for one operation; what was open stays open for the next one."""
+        file = self._opened().acquire()
+        try:
+            yield file
+        finally:
+            file.release()
+
+    def _opened(self) -> SharedFd:
+        if self._file is None:
+            if self.gone and self._directory is self._layout.staging:
+                raise RuntimeError(f"{self.name} is discarded")
+            with local_errors(f"opening {self.path}"):
+                self._file = SharedFd(self._directory.open(self.name, writable=not self.sealed))
+        return self._file
+
+    def close_if_idle(self) -> None:
+        """Close the descriptor if no handle has the file pinned; it is opened again when needed."""
+        if self._pins == 0 and self._file is not None:
+            file, self._file = self._file, None
+            if self.gone and self._directory is self._layout.staging:  # discarded: this frees the blocks
+                self._layout.release(file, self.size_bytes)
+                self._uncharge()
+            else:
+                file.release()
+
+    # -- changing --------------------------------------------------------------------------------------
+
+    async def write(self, offset: int, data: bytes | memoryview) -> int:
+        """Write all of ``data`` at ``offset``, or raise; answers its length. Room is reserved first.
+
+        Up to 1 MiB is written on the event loop's thread: a hop costs more than the copy into the page
+        cache. After an error the file has its old length, but bytes before it may have been replaced."""
+        self._must_be_writable()
+        length = len(data)
+        if length == 0:
+            return 0
+        end = offset + length
+        if offset > self.size_bytes:
+            self._sparse = True
+        await self._charge(length if self._sparse else max(0, end - self.size_bytes))
+        if self.gone:
+            self._uncharge()
+        self._must_be_writable()
+        self.written = True
+        self._follower.about_to_change(offset)
+        with self.opened() as file:
+            try:
+                await self._write_at(file.fd, data, offset)
+            except OSError as error:
+                self._undo_growth(file.fd)
+                raise tier_error(error, f"writing {self.path}") from error
+            self.size_bytes = max(self.size_bytes, end)
+            self._follower.wrote(offset, end, file)
+            if self._uncounted >= _RECOUNT_BYTES:
+                self._recount(file.fd)
+        return length
+
+    async def _write_at(self, fd: int, data: Buffer, offset: int) -> None:
+        try:
+            await write_at(fd, data, offset)
+        except OSError as error:
+            # The accounts had room, the disk has not: others fill it, or its blocks are larger than what
+            # was counted. Cached contents give way to what exists nowhere else.
+            if error.errno not in NO_SPACE or not await self._space.make_room_on_disk(len(data)):
+                raise
+            await write_at(fd, data, offset)
+
+    async def truncate(self, size_bytes: int) -> None:
+        """Cut the file, or extend it by a hole."""
+        self._must_be_writable()
+        self.written = True
+        shrinks_by = self.size_bytes - size_bytes
+        self._follower.about_to_change(min(size_bytes, self.size_bytes))
+        with self.opened() as file, local_errors(f"truncating {self.path}"):
+            if shrinks_by > INLINE_FREE_BYTES:
+                await in_disk_thread(partial(os.ftruncate, file.fd, size_bytes))
+            else:
+                os.ftruncate(file.fd, size_bytes)
+            self.size_bytes = size_bytes
+            if size_bytes == 0:
+                self._sparse = False
+                self._uncharge()
+            elif self._sparse or shrinks_by < 0:
+                self._sparse = True
+                self._recount(file.fd)
+            else:
+                self._set_charge(min(self._charged, size_bytes))
+
+    async def sync(self) -> None:
+        """fdatasync(2), and the directory once per name: after a power failure the bytes are there."""
+        directory, name = self._directory, self.name
+        with self.opened() as file, local_errors(f"syncing {self.path}"):
+            await in_disk_thread(partial(os.fdatasync, file.fd))
+            if self._synced_name != name:
+                await in_disk_thread(partial(os.fsync, directory.fd))
+                self._synced_name = name
+
+    def _must_be_writable(self) -> None:
+        if self.gone or self.sealed or self._sealing:
+            raise RuntimeError(f"{self.name} is {'gone' if self.gone else 'sealed'} and cannot be changed")
+
+    def _undo_growth(self, fd: int) -> None:
+        """A write failed half way: no byte of it may show beyond the length the file had."""
+        with local_errors(f"truncating {self.path} after a failed write"):
+            os.ftruncate(fd, self.size_bytes)
+            self._recount(fd)
+
+    # -- reading ---------------------------------------------------------------------------------------
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes from ``offset``, short only at the end of the file."""
+        size = min(size, self.size_bytes - offset)
+        if size <= 0:
+            return b""
+        with self.opened() as file, local_errors(f"reading {self.path}"):
+            return await read_at(file.fd, offset, size)
+
+    def allocated_bytes(self) -> int:
+        """What the file occupies on the disk (stat's ``st_blocks``)."""
+        with self.opened() as file, local_errors(f"stat of {self.path}"):
+            return os.fstat(file.fd).st_blocks * 512
+
+    # -- the end ---------------------------------------------------------------------------------------
+
+    async def seal(self, rename: bool) -> ContentDigests:
+        """No more changes (they raise ``RuntimeError``): finish the digests and, for a cached store, give
+        the file its second name. A seal that fails or is cancelled leaves the file as it was; sealing
+        again answers the digests."""
+        if self.digests is not None:
+            return self.digests
+        self._must_be_writable()
+        self._sealing = True
+        try:
+            with self.opened() as file:
+                with local_errors(f"computing the digests of {self.path}"):
+                    digests = await self._follower.finish(file.fd, self.size_bytes)
+                self._trace_write()
+                if rename:
+                    self._rename_sealed()
+            self.digests = digests
+        finally:
+            self._sealing = False
+        self.close_if_idle()  # those that wait for their upload must not use up the process's descriptors
+        return digests
+
+    def _trace_write(self) -> None:
+        what = f"write {self.size_bytes} bytes" if self.local is Local.CACHE else "write"
+        self._staging.tracer.step(Party.CLIENT, Arrow.TO, self.local, what, self.name)
+
+    def _rename_sealed(self) -> None:
+        new_name = other_name(self.name)
+        if new_name is None or SEALED_NAME.fullmatch(self.name):
+            return  # renamed before a crash that came before the journal knew
+        with local_errors(f"renaming {self.path}"):
+            self._layout.rename(self._directory, self.name, self._directory, new_name)
+        self._staging.renamed(self, new_name)
+        self._staging.tracer.step(self.local, Arrow.TO_DASHED, self.local, "rename", new_name)
+
+    async def unseal_copy(self) -> StagedFile:
+        """A new writable file with the same bytes; this one stays as it is."""
+        with self.opened() as file:
+            return await self._staging.create(self.local, file.fd, self.size_bytes)
+
+    async def discard(self) -> None:
+        """Remove the file. Its room is given back when no handle has it open any more. May be called
+        again, and after a promotion, to no effect."""
+        if self.gone:
+            return
+        with local_errors(f"removing {self.path}"):
+            self._layout.unlink(self._directory, self.name, self.size_bytes)
+        self._leave()
+        self.close_if_idle()
+        if self._file is None:
+            self._uncharge()
+        if self.local is Local.TMP and self.sealed:  # what was never sealed was never drawn
+            self._staging.tracer.step(self.local, Arrow.TO_DASHED, self.local, "delete", self.name)
+
+    def move_to(self, directory: Directory, name: str) -> int:
+        """Rename the sealed file into the cache, which takes over the accounted bytes: their number is the
+        answer. Handles go on reading. Raises ``OSError``, with nothing changed."""
+        assert self.sealed and not self.gone
+        self._layout.rename(self._directory, self.name, directory, name)
+        self._leave()
+        self._directory, self.name = directory, name
+        charged, self._charged = self._charged, 0
+        self.close_if_idle()
+        return charged
+
+    def _leave(self) -> None:
+        self.gone = True
+        self._follower.about_to_change(0)
+        self._staging.forget(self)
+
+    # -- accounts --------------------------------------------------------------------------------------
+
+    async def _charge(self, size_bytes: int) -> None:
+        if not self._space.try_reserve(size_bytes, Use.STAGED):
+            await self._space.reserve(size_bytes, Use.STAGED)
+        self._charged += size_bytes
+        if self._sparse:
+            self._uncounted += size_bytes
+
+    def _recount(self, fd: int) -> None:
+        """Charge what is allocated, but never more than a file of this length needs."""
+        self._uncounted = 0
+        self._set_charge(min(os.fstat(fd).st_blocks * 512, self.size_bytes))
+
+    def _set_charge(self, size_bytes: int) -> None:
+        if size_bytes < self._charged:
+            self._space.release(self._charged - size_bytes, Use.STAGED)
+        else:
+            self._space.adopt(size_bytes - self._charged, Use.STAGED)
+        self._charged = size_bytes
+
+    def _uncharge(self) -> None:
+        self._set_charge(0)
+
+    async def fill_from(self, source_fd: int, size_bytes: int) -> None:
+        """Take over the first bytes of another file; only for one just made."""
+        with self.opened() as file:
+            try:
+                self._sparse = await copy_range(source_fd, file.fd, size_bytes, self._charge)
+            except OSError as error:
+                raise tier_error(error, f"copying into {self.path}") from error
+            self.size_bytes = size_bytes
+
+    def adopt_from_disk(self) -> None:
+        """Learn length and accounts of a file that an earlier mount left."""
+        with self.opened() as file, local_errors(f"stat of {self.path}"):
+            status = os.fstat(file.fd)
+            if self.digests is not None and self.digests.size_bytes != status.st_size:
+                raise DamagedContent(
+                    f"{self.path} has {status.st_size} bytes; it was sealed with {self.digests.size_bytes}"
+                )
+            self.size_bytes = status.st_size
+            self._sparse = status.st_blocks * 512 < status.st_size
+            self.written = True
+            self._recount(file.fd)

@@ -1,0 +1,84 @@
+"""The local tier of one mount, put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from s3blobfs.config import ReadOptions, TierOptions
+from s3blobfs.tier.cache import Cache
+from s3blobfs.tier.fetch import Fetcher
+from s3blobfs.tier.layout import TierLayout
+from s3blobfs.tier.space import Space
+from s3blobfs.tier.staging import Staging
+from s3blobfs.trace import Tracer
+
+
+@dataclass(frozen=True, slots=True)
+class TierStatus:
+    """What the tier holds now."""
+
+    directory: Path
+    size_limit_bytes: int
+    used_bytes: int
+    """Staged, filling and cached together."""
+    staged_bytes: int
+    filling_bytes: int
+    cached_bytes: int
+    disk_free_bytes: int
+    staged_files: int
+    cached_files: int
+    pinned_files: int
+    """Cached files that are open."""
+    filling_files: int
+    memory_bytes: int
+    """In windows of readers."""
+
+
+class Tier:
+    """Makes the directories (:class:`~s3blobfs.errors.UsageError` when it cannot) and locks them.
+
+    Order of use: :meth:`start`, :meth:`run` in the mount's nursery, :meth:`aclose` when that has ended."""
+
+    def __init__(self, options: TierOptions, read: ReadOptions, tracer: Tracer) -> None:
+        self.layout = TierLayout(options.directory)
+        self.space = Space(options)
+        self.staging = Staging(self.layout, self.space, tracer)
+        self.cache = Cache(self.layout, self.space, tracer)
+        self.fetcher = Fetcher(self.cache, self.space, read, tracer)
+
+    async def start(self) -> None:
+        """Find what earlier mounts left in the cache. :class:`~s3blobfs.errors.TierUnavailable`.
+
+        Staged files are found by the journal's rows, see :meth:`Staging.open` and :meth:`Staging.sweep`."""
+        await self.cache.start()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """The background tasks, until cancelled."""
+        await self.fetcher.run(task_status=task_status)
+
+    async def aclose(self) -> None:
+        """Let another mount have the directories. Files stay."""
+        with trio.CancelScope(shield=True):
+            await self.layout.disposal.wait()
+        self.layout.close()
+
+    def status(self) -> TierStatus:
+        """:class:`~s3blobfs.errors.TierUnavailable` when the disk does not answer."""
+        space = self.space
+        return TierStatus(
+            directory=self.layout.directory,
+            size_limit_bytes=space.limit_bytes,
+            used_bytes=space.used_bytes,
+            staged_bytes=space.staged_bytes,
+            filling_bytes=space.filling_bytes,
+            cached_bytes=space.cached_bytes,
+            disk_free_bytes=space.free_bytes(),
+            staged_files=self.staging.file_count,
+            cached_files=self.cache.entry_count,
+            pinned_files=self.cache.pinned_count,
+            filling_files=self.fetcher.fill_count,
+            memory_bytes=self.fetcher.memory_bytes,
+        )
