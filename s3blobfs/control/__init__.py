@@ -1,0 +1,1 @@
+"""The way to talk to a mounted volume: a unix socket beside its index."""
