@@ -1,0 +1,5 @@
+"""``python -m s3blobfs``."""
+
+from s3blobfs.cli.main import main
+
+main()

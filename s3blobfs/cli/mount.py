@@ -1,0 +1,163 @@
+"""``s3blobfs mount``."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+import trio
+
+from s3blobfs.app import find_volume, run_mount
+from s3blobfs.cli import daemon
+from s3blobfs.cli.fstab import parse_options
+from s3blobfs.cli.params import DURABILITY, PATH, s3_options, s3_uri, size, take_s3_options
+from s3blobfs.config import MountOptions, S3Options, TierOptions
+from s3blobfs.errors import UsageError
+from s3blobfs.types import Durability
+from s3blobfs.volume.descriptor import VolumeDescriptor
+from s3blobfs.volume.mountpoint import check_vacant, resolve
+from s3blobfs.volume.paths import VolumePaths
+
+_ARGUMENTS = "s3blobfs.cli.mount.arguments"
+_KERNEL_OPTIONS = "s3blobfs.cli.mount.kernel_options"
+
+
+class _MountCommand(click.Command):
+    """Keeps its arguments as they came, for the process in the background."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
+
+def _take_options(ctx: click.Context, _: click.Parameter, texts: tuple[str, ...]) -> None:
+    """Handled before all other options, whose defaults these become."""
+    parameters = {name: each for each in ctx.command.params if (name := each.name) and name in _FSTAB_NAMES}
+    values, for_kernel = parse_options(",".join(texts), parameters)
+    ctx.default_map = {**(ctx.default_map or {}), **values}
+    ctx.meta[_KERNEL_OPTIONS] = for_kernel
+
+
+_FSTAB_NAMES = frozenset(
+    {
+        *("index", "cache_dir", "cache_size", "durability", "read_only", "allow_other", "trace"),
+        *("trace_client", "endpoint_url", "region", "profile", "path_style", "ca_bundle", "sse_s3"),
+        *("sse_kms_key_id", "storage_class"),
+    }
+)
+
+
+@click.command(cls=_MountCommand)
+@click.argument("uri", type=s3_uri, metavar="s3://BUCKET[/PREFIX]")
+@click.argument("mountpoint", type=PATH)
+@click.option("--index", type=PATH, help="The volume's index; in the state directory if not given.")
+@click.option(
+    "--cache-dir", type=PATH, help="Directory of staged files and the cache; beside the index if not given."
+)
+@click.option(
+    "--cache-size",
+    type=size,
+    metavar="SIZE",
+    default="10G",
+    show_default=True,
+    help="The most that directory may hold.",
+)
+@click.option(
+    "--durability", type=DURABILITY, help="What close() waits for; the volume's setting if not given."
+)
+@click.option("--read-only", is_flag=True, help="Refuse all changes.")
+@click.option("--allow-other", is_flag=True, help="Let other users in, by the files' permissions.")
+@click.option(
+    "--trace", type=PATH, metavar="FILE", help="Draw what happens as a sequence diagram (PlantUML)."
+)
+@click.option(
+    "--trace-client", default="client", show_default=True, metavar="NAME", help="Name of the client there."
+)
+@click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error.")
+@click.option(
+    "-o", "options", multiple=True, expose_value=False, is_eager=True, callback=_take_options,
+    metavar="OPTION,…", help="Options as in fstab(5): ro, allow_other, noexec, nosuid, nodev, and those "
+    "above as cache_size=5G.",
+)  # fmt: skip
+@click.option("--ready-fd", type=int, hidden=True)
+@s3_options
+@click.pass_context
+def mount(
+    ctx: click.Context,
+    /,
+    uri: tuple[str, str],
+    mountpoint: Path,
+    foreground: bool,
+    ready_fd: int | None,
+    **values: Any,
+) -> None:
+    """Mount a volume at MOUNTPOINT, an empty directory.
+
+    Returns when the mount is usable, or says in one line why it is not. Everything that was closed is in S3
+    (with --durability s3, the default); 's3blobfs umount' waits for the rest.
+
+    \b
+    Examples:
+        s3blobfs mount s3://my-bucket /mnt/files
+        s3blobfs mount s3://my-bucket/projects ~/projects --cache-size 50G
+        s3blobfs mount s3://test /mnt/test --endpoint-url http://127.0.0.1:8333 -f
+
+    \b
+    In /etc/fstab:
+        s3://my-bucket  /mnt/files  fuse.s3blobfs  _netdev,allow_other,cache_size=50G  0  0
+    """
+    mountpoint = resolve(mountpoint)
+    check_vacant(mountpoint)
+    s3 = take_s3_options(values)
+    kernel_options: tuple[str, ...] = ctx.meta[_KERNEL_OPTIONS]
+    if not foreground:
+        debug = ["--debug"] if ctx.find_root().params.get("debug") else []
+        given: list[str] = ctx.meta[_ARGUMENTS]
+        log = daemon.start(lambda fd: [*debug, "mount", "--foreground", f"--ready-fd={fd}", *given])
+        click.echo(f"mounted at {mountpoint}; its log is {log}")
+        return
+    logging.getLogger("s3blobfs").setLevel(min(logging.INFO, logging.getLogger().level))
+    if ready_fd is None:
+        descriptor = trio.run(find_volume, *uri, s3)
+        options = _options(descriptor, mountpoint, s3, kernel_options, values)
+        trio.run(run_mount, descriptor, options, lambda: None)
+        return
+    with daemon.ReadyPipe(ready_fd) as pipe:
+        descriptor = trio.run(find_volume, *uri, s3)
+        options = _options(descriptor, mountpoint, s3, kernel_options, values)
+        log_path = VolumePaths(options.index_path).log
+        daemon.redirect_output(log_path)
+        trio.run(run_mount, descriptor, options, lambda: pipe.ready(str(log_path)))
+
+
+def _options(
+    descriptor: VolumeDescriptor,
+    mountpoint: Path,
+    s3: S3Options,
+    kernel_options: tuple[str, ...],
+    values: dict[str, Any],
+) -> MountOptions:
+    """Paths are made absolute: the process in the background leaves the directory it was started in."""
+    index: Path | None = values["index"]
+    paths = VolumePaths(index.absolute()) if index else VolumePaths.default(descriptor.settings.volume_id)
+    if not paths.index.exists():
+        raise UsageError(
+            f"the index of {descriptor.title} is not at {paths.index}; give it with --index, or bring it "
+            "here from the machine where the volume was made"
+        )
+    cache_dir: Path = values["cache_dir"] or paths.tier
+    trace_file: Path | None = values["trace"]
+    return MountOptions(
+        mountpoint=mountpoint,
+        index_path=paths.index,
+        tier=TierOptions(directory=cache_dir.absolute(), size_limit_bytes=values["cache_size"]),
+        s3=s3,
+        durability=Durability(values["durability"]) if values["durability"] else None,
+        read_only=values["read_only"],
+        allow_other=values["allow_other"],
+        trace_file=trace_file.absolute() if trace_file else None,
+        trace_client=values["trace_client"],
+        fuse_options=kernel_options,
+    )
