@@ -19,6 +19,7 @@ import trio
 
 from s3blobfs.errors import FilesystemError, S3BlobFSError
 from s3blobfs.fs.attributes import AttributeChanges, Attributes, Caller
+from s3blobfs.fs.facade import Filesystem
 from s3blobfs.fuse.errno_table import errno_of
 from tests.model.driver import Status
 from tests.support.rig import ROOT, Rig, Setup, open_rig
@@ -86,13 +87,15 @@ class DirectDriver:
 
     # -- what the kernel does --------------------------------------------------------------------------
 
-    async def _walk(self, path: bytes) -> Attributes:
-        """The inode at the end of a path; symbolic links on the way end in ELOOP as they do for names that
-        no link of this test ever resolves to, so they are ENOENT or ENOTDIR, as the model says."""
+    async def _walk(self, path: bytes, *, follow: bool = False) -> Attributes:
+        """The inode at the end of a path. The machine's symbolic links point nowhere: to follow one is
+        ENOENT."""
         fs = self._thread.rig.fs
         found = await fs.getattr(ROOT)
         for name in filter(None, path.split(b"/")):
             parent = found
+            if stat.S_ISLNK(parent.mode):
+                raise FilesystemError(errno.ENOENT)
             if not parent.is_directory:
                 raise FilesystemError(errno.ENOTDIR)
             entry = await fs.lookup(parent.inode_id, name)
@@ -100,17 +103,19 @@ class DirectDriver:
                 raise FilesystemError(errno.ENOENT)
             found = entry
             await fs.forget([(entry.inode_id, 1)])
+        if follow and stat.S_ISLNK(found.mode):
+            raise FilesystemError(errno.ENOENT)
         return found
 
     async def _parent(self, path: bytes) -> tuple[int, bytes]:
         directory, name = os.path.split(path)
-        parent = await self._walk(directory)
+        parent = await self._walk(directory, follow=True)
         if not parent.is_directory:
             raise FilesystemError(errno.ENOTDIR)
         return parent.inode_id, name
 
     @property
-    def _fs(self) -> Any:
+    def _fs(self) -> Filesystem:
         return self._thread.rig.fs
 
     # -- names -----------------------------------------------------------------------------------------
@@ -147,8 +152,7 @@ class DirectDriver:
 
     def readlink(self, path: bytes) -> bytes:
         async def do() -> bytes:
-            target: bytes = await self._fs.readlink((await self._walk(path)).inode_id)
-            return target
+            return await self._fs.readlink((await self._walk(path)).inode_id)
 
         return self._call(do)
 
@@ -198,7 +202,7 @@ class DirectDriver:
         self._call(do)
 
     async def _walk_entry(self, parent: int, name: bytes) -> Attributes | None:
-        entry: Attributes | None = await self._fs.lookup(parent, name)
+        entry = await self._fs.lookup(parent, name)
         if entry is not None:
             await self._fs.forget([(entry.inode_id, 1)])
         return entry
@@ -222,7 +226,8 @@ class DirectDriver:
     def listdir(self, path: bytes) -> list[bytes]:
         async def do() -> list[bytes]:
             handle = await self._fs.opendir((await self._walk(path)).inode_id)
-            names, after = [], 0
+            names: list[bytes] = []
+            after = 0
             while page := await self._fs.readdir(handle, after):
                 names += [entry.name for entry in page]
                 after = page[-1].cookie
@@ -244,8 +249,7 @@ class DirectDriver:
     def _setattr(self, path: bytes, changes: AttributeChanges) -> Attributes:
         async def do() -> Attributes:
             found = await self._walk(path)
-            changed: Attributes = await self._fs.setattr(found.inode_id, changes)
-            return changed
+            return await self._fs.setattr(found.inode_id, changes)
 
         return self._call(do)
 
@@ -274,8 +278,7 @@ class DirectDriver:
             inode_id = (await self._walk(path)).inode_id
             if not await self._may_have_xattr(inode_id, name):
                 raise FilesystemError(errno.ENODATA)
-            value: bytes = await self._fs.getxattr(inode_id, name)
-            return value
+            return await self._fs.getxattr(inode_id, name)
 
         return self._call(do)
 

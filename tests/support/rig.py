@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
-from s3blobfs.tier.tier import Tier
 
 from s3blobfs.blobstore.open import open_store
 from s3blobfs.blobstore.protocol import BlobStore
@@ -25,6 +24,7 @@ from s3blobfs.index.database import Database
 from s3blobfs.index.transaction import Transaction
 from s3blobfs.s3.fake import FakeS3
 from s3blobfs.s3.faults import FaultyObjectClient
+from s3blobfs.tier.tier import Tier
 from s3blobfs.trace import Tracer
 from s3blobfs.types import DigestAlgorithm, Durability, Keying
 from s3blobfs.writeback.reaper import Reaper
@@ -94,7 +94,7 @@ class Rig:
     async def check(self) -> None:
         assert await self.db.check(self.tier.staging.names()) == []
 
-    def keys(self) -> list[str]:
+    def object_keys(self) -> list[str]:
         """Current objects in the bucket."""
         bucket = self.setup.server.bucket(BUCKET)
         return sorted({version.info.key for version, latest in bucket.newest_first("") if latest})

@@ -1,0 +1,1 @@
+"""The sequence diagrams, performed on a mounted filesystem."""
