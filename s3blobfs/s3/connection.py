@@ -100,7 +100,7 @@ class S3Connection:
             client_options=self._obstore_client_options(),
             # Retries are ours: obstore's know nothing of our deadline and are not counted.
             retry_config={"max_retries": 0},
-            credential_provider=self._obstore_credential,
+            credential_provider=self.obstore_credential,
         )
 
     def _obstore_client_options(self) -> ClientConfig:
@@ -113,7 +113,8 @@ class S3Connection:
             options["root_certificate"] = self._ca_bundle.read_bytes()
         return options
 
-    def _obstore_credential(self) -> S3Credential:
+    def obstore_credential(self) -> S3Credential:
+        """What obstore asks for when it has none, or none that is still good. botocore renews meanwhile."""
         frozen = self._credentials.get_frozen_credentials()
         if frozen.access_key is None or frozen.secret_key is None:
             raise botocore.exceptions.NoCredentialsError

@@ -185,7 +185,7 @@ def from_botocore(error: Exception, context: RequestContext) -> S3BlobFSError:
     if isinstance(error, boto.SSLError):
         return _bad_tls(context)
     if isinstance(error, (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError)):
-        return _unreachable(context, _reason(str(error)))
+        return _unreachable(context, _reason(f"{error} {error.kwargs.get('error', '')}"))
     if isinstance(error, boto.ReadTimeoutError):
         return _timeout(context)
     if isinstance(error, (boto.HTTPClientError, boto.ResponseStreamingError, boto.IncompleteReadError)):
@@ -224,7 +224,7 @@ def from_obstore(error: Exception, context: RequestContext) -> S3BlobFSError:
         return no_credentials(said.partition("provider: ")[2])
     if "BareRedirect" in debug:
         return from_answer(context, status=301)
-    if "certificate" in debug or "InvalidContentType" in debug or "BadSignature" in debug:
+    if "InvalidCertificate" in debug or "InvalidContentType" in debug:
         return _bad_tls(context)
     if "kind: Connect" in debug:
         return _unreachable(context, _reason(debug))
@@ -250,7 +250,7 @@ def _reason(text: str) -> str:
         return "connection refused"
     if "lookup" in lowered or "resolve" in lowered or "dns error" in lowered or "name or service" in lowered:
         return "its name does not resolve"
-    if "timed out" in lowered or "timeout" in lowered or "timedout" in lowered:
+    if "timedout" in lowered or "timeout on endpoint" in lowered:
         return "connecting timed out"
     return "no connection"
 

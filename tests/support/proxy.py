@@ -217,6 +217,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._upstream.close()
         super().finish()
 
+    def handle_expect_100(self) -> bool:
+        going_on = super().handle_expect_100()
+        self.wfile.flush()
+        return going_on
+
     def log_message(self, format: str, *args: Any) -> None:
         """What happened is in the records."""
 
