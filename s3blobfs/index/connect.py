@@ -26,10 +26,14 @@ def create_file(path: Path) -> None:
     """An empty file that only its owner can read, since names are in it. Raises :class:`UsageError` when
     there is one, :class:`IndexUnavailable` when there can be none."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.parent.is_dir():
+            path.parent.mkdir(mode=0o700, parents=True)
+            sync_directory(path.parent.parent)
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         sync_directory(path.parent)
     except FileExistsError as error:
+        if not path.exists():
+            raise IndexUnavailable(f"{path} cannot be made: {path.parent} is not a directory") from error
         raise UsageError(f"{path} exists; an index is never overwritten") from error
     except OSError as error:
         raise IndexUnavailable(f"{path} cannot be made: {error.strerror}") from error
