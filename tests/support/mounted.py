@@ -1,0 +1,185 @@
+"""A mounted volume over a real S3 server, made and mounted by the commands a user types.
+
+:class:`MountedVolume` is unmounted at the end whatever happened, its log must hold nothing at WARNING or above
+that the test does not expect, and its index is checked.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from s3blobfs.index.database import Database
+from s3blobfs.trace import Tracer
+from tests.support.servers import S3Server
+
+COMMAND_TIMEOUT_S = 90.0
+LOG_LEVEL = re.compile(r"^(WARNING|ERROR|CRITICAL)\b|^Traceback")
+
+
+class CommandFailed(AssertionError):
+    """A command ended with another status than 0."""
+
+
+@dataclass
+class MountedVolume:
+    """One volume with its state in ``directory``; may be mounted again and again."""
+
+    server: S3Server
+    bucket: str
+    directory: Path
+    mkfs_options: Sequence[str] = ()
+    mount_options: Sequence[str] = ()
+    endpoint_url: str | None = None
+    """In place of the server's own: a proxy."""
+    expected_logs: list[str] = field(default_factory=list)
+    """Patterns of log lines at WARNING or above that the test provokes."""
+
+    def __post_init__(self) -> None:
+        self.mountpoint = self.directory / "mnt"
+        self.index = self.directory / "index.db"
+        self.mountpoint.mkdir(parents=True, exist_ok=True)
+
+    # -- commands ------------------------------------------------------------------------------------------
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        return {**kept, **self.server.environment, "XDG_STATE_HOME": str(self.directory / "state")}
+
+    def command(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run ``s3blobfs`` with these arguments."""
+        result = subprocess.run(
+            [sys.executable, "-m", "s3blobfs", *map(os.fspath, arguments)],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+        )
+        if check and result.returncode != 0:
+            raise CommandFailed(f"{arguments}: {result.returncode}\n{result.stdout}\n{result.stderr}")
+        return result
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self.bucket}"
+
+    @property
+    def _endpoint(self) -> tuple[str, str]:
+        return "--endpoint-url", self.endpoint_url or self.server.endpoint_url
+
+    def mkfs(self) -> None:
+        """Make the bucket too."""
+        self.command(
+            "mkfs", self.uri, "--create-bucket", "--index", self.index, *self._endpoint, *self.mkfs_options
+        )
+
+    def mount(self, *options: str | Path) -> None:
+        self.command(
+            "mount", self.uri, self.mountpoint, "--index", self.index, *self._endpoint, *self.mount_options, *options
+        )  # fmt: skip
+
+    def umount(self) -> None:
+        """The barrier: everything is in S3 afterwards."""
+        self.command("umount", self.mountpoint)
+
+    def remount(self, *options: str | Path) -> None:
+        self.umount()
+        self.mount(*options)
+
+    @property
+    def pid(self) -> int:
+        """Of the process that serves the mount."""
+        found = re.search(r'"pid": (\d+)', self.command("status", self.mountpoint, "--json").stdout)
+        assert found is not None
+        return int(found[1])
+
+    def kill(self) -> None:
+        """SIGKILL, and free the mountpoint."""
+        pid = self.pid
+        os.kill(pid, signal.SIGKILL)
+        subprocess.run(["umount", "-l", self.mountpoint], check=True, capture_output=True)
+        deadline = time.monotonic() + COMMAND_TIMEOUT_S
+        while _exists(pid):
+            assert time.monotonic() < deadline, "the killed process does not end"
+            time.sleep(0.01)
+
+    @property
+    def is_mounted(self) -> bool:
+        return any(line.split(" ")[1] == str(self.mountpoint) for line in Path("/proc/mounts").open())
+
+    # -- afterwards ----------------------------------------------------------------------------------------
+
+    @property
+    def log_path(self) -> Path:
+        return self.index.with_name(self.index.name + ".log")
+
+    def unexpected_logs(self) -> list[str]:
+        if not self.log_path.exists():
+            return []
+        return [
+            line
+            for line in self.log_path.read_text(errors="replace").splitlines()
+            if LOG_LEVEL.search(line) and not any(re.search(pattern, line) for pattern in self.expected_logs)
+        ]
+
+    def check(self) -> None:
+        """The index has no problem. Only while nothing is mounted."""
+
+        async def problems() -> list[object]:
+            db = Database.open(self.index, tracer=Tracer(), read_only=True)
+            try:
+                return list(await db.check())
+            finally:
+                await db.aclose()
+
+        assert trio.run(problems) == []
+
+    def finish(self) -> None:
+        """Unmount in order, then look at the log and the index."""
+        if self.is_mounted:
+            self.umount()
+        assert self.unexpected_logs() == []
+        self.check()
+
+    def abandon(self) -> None:
+        """Leave nothing mounted after a failure."""
+        if not self.is_mounted:
+            return
+        try:
+            self.kill()
+        except (AssertionError, OSError, subprocess.SubprocessError):
+            subprocess.run(["umount", "-l", self.mountpoint], check=False, capture_output=True)
+
+
+def _exists(pid: int) -> bool:
+    """Whether the process is there and no zombie."""
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def mounted(volume: MountedVolume) -> Iterator[MountedVolume]:
+    """mkfs, mount, and in the end :meth:`MountedVolume.finish`, or :meth:`MountedVolume.abandon`."""
+    try:
+        volume.mkfs()
+        volume.mount()
+        yield volume
+        volume.finish()
+    except BaseException:
+        print(volume.log_path.read_text() if volume.log_path.exists() else "no log")
+        raise
+    finally:
+        volume.abandon()
