@@ -14,6 +14,7 @@ A directory is one mount's: it is locked (``flock(2)``) as long as the layout is
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import itertools
@@ -137,7 +138,10 @@ class TierLayout:
         """The cache directory of a store, made when it is missing. Raises ``OSError``."""
         directory = self._stores.get(store_id)
         if directory is None:
-            directory = self._stores[store_id] = self._make(str(int(store_id)), self._cache)
+            try:
+                directory = self._stores[store_id] = self._make(str(store_id), self._cache)
+            except UsageError as error:
+                raise OSError(errno.ELOOP, str(error)) from error
         return directory
 
     def store_ids(self) -> list[int]:
