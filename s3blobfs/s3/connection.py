@@ -79,9 +79,12 @@ class S3Connection:
             path_style = self._custom_endpoint
         # A wildcard certificate covers one label: such a bucket has no host name of its own under TLS.
         path_style = path_style or "." in bucket
+        endpoint = self.endpoint_url if path_style else _virtual_host(self.endpoint_url, bucket)
         config: S3Config = {
             "region": self.region,
-            "endpoint": self.endpoint_url if path_style else _virtual_host(self.endpoint_url, bucket),
+            "endpoint": endpoint,
+            # obstore would prefer AWS_ENDPOINT_URL_S3 of the environment, even to what an option says.
+            "aws_endpoint_url_s3": endpoint,
             "virtual_hosted_style_request": not path_style,
             # Checked by the server as the body arrives. It costs nothing: the signature hashes the body
             # anyway. The signature alone does not do, not every server compares the hash it covers.

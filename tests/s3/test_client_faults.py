@@ -34,6 +34,7 @@ from s3blobfs.errors import (
     UsageError,
 )
 from s3blobfs.s3.client import S3ClientFactory, S3ObjectClient, make_client_factory
+from s3blobfs.s3.connection import S3Connection
 from s3blobfs.s3.protocol import ObjectClient, ObjectId
 from s3blobfs.trace import Count, Tracer
 from tests.conftest import MakeBucket, UseServer
@@ -459,6 +460,43 @@ async def test_storing_options_reach_the_server_by_both_libraries(
             assert request.headers["x-amz-server-side-encryption"] == "aws:kms"
             assert request.headers["x-amz-server-side-encryption-aws-kms-key-id"] == "key-1"
             assert request.headers["x-amz-storage-class"] == "STANDARD_IA"
+
+
+async def test_an_endpoint_of_the_options_is_preferred_to_the_environment(
+    server: S3Server, make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = make_bucket(server)
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    async with connected(bucket, server.endpoint_url, max_attempts=1) as client:
+        await calls_of_both_planes(client)
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+async def test_an_endpoint_of_the_environment(
+    server: S3Server, make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    bucket = make_bucket(server)
+    monkeypatch.setenv(name, server.endpoint_url)
+    factory = make_client_factory(S3Options(max_attempts=1), Tracer())
+    await calls_of_both_planes(factory(bucket))
+    await factory.aclose()
+
+
+def test_addresses_of_aws(use_server: UseServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an endpoint: virtual hosts in the region asked for, and path style where TLS needs it."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    connection = S3Connection(S3Options(region="eu-west-1"))
+    assert connection.obstore("bucket").config["endpoint"] == "https://bucket.s3.eu-west-1.amazonaws.com"
+    assert connection.obstore("a.b").config["endpoint"] == "https://s3.eu-west-1.amazonaws.com"
+    assert connection.obstore("bucket").config["region"] == "eu-west-1"
+    connection.close()
+    default = S3Connection(S3Options())
+    assert default.region == "us-east-1"
+    assert default.obstore("bucket").config["endpoint"].startswith("https://bucket.s3.")
+    default.close()
+    assert "secret" not in repr(connection.obstore("bucket")) + repr(connection.obstore("bucket").config)
 
 
 async def test_credentials_are_renewed(

@@ -433,6 +433,8 @@ async def fill(client: ObjectClient, keys: list[str]) -> None:
 @pytest.mark.parametrize("after_name", [("/", "0", "z", ""), ("/", "-", ".", "")])
 async def test_a_page_ends_anywhere(world: World, after_name: tuple[str, ...], versioning: bool) -> None:
     """In a tree, where servers that keep directories go on from a marker in their own way."""
+    if world.kind == "moto":
+        pytest.skip("moto keeps no directories, and takes its time")
     client = await world.bucket(versioning=versioning)
     heads = {f"{a}{b}" for a in ("d", "e/f", "ef", "e") for b in after_name}
     keys = sorted({f"{head}{n:02x}{tail}" for head in heads for n in range(45) for tail in ("", "/x")})
