@@ -250,6 +250,8 @@ class Database:
 
     async def _sync_now_and_then(self) -> None:
         while self._unusable is None:
+            if self._durability.durable >= self._sequence:
+                await self._group_opened.wait()
             await trio.sleep(SYNC_INTERVAL_S)
             with contextlib.suppress(VolumeIndexError):  # as above
                 await self._durability.up_to(self._committed)

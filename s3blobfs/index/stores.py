@@ -80,6 +80,9 @@ def bindings(tx: Transaction) -> dict[int, int]:
 
 def binding_of(tx: Transaction, directory_inode: int) -> int:
     """The store for new files in the directory: that of the nearest bound ancestor, itself included."""
+    # Every creation asks, and most volumes have one store: the way up is not worth walking there.
+    if tx.execute("SELECT 1 FROM store_bindings LIMIT 1").fetchone() is None:
+        return DEFAULT_STORE_ID
     row = tx.execute(
         # UNION, not UNION ALL: a damaged index with a cycle must not hold up its mount for ever.
         "WITH RECURSIVE upwards (id) AS ("

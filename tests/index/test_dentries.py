@@ -11,7 +11,7 @@ from s3blobfs.errors import FilesystemError, VolumeIndexError
 from s3blobfs.index import dentries, inodes, stores
 from s3blobfs.index.database import Database
 from s3blobfs.index.transaction import Transaction
-from tests.index.volume import NOW, ROOT, add_directory, add_file
+from tests.index.volume import NOW, ROOT, VERSIONED_STORE, add_directory, add_file
 
 
 async def _refused(db: Database, fn: Callable[[Transaction], object]) -> int:
@@ -148,6 +148,8 @@ async def test_questions_end_even_in_a_cycle(unchecked: Database) -> None:
     def write(tx: Transaction) -> None:
         upper = add_directory(tx, ROOT, b"upper")
         lower = add_directory(tx, upper.id, b"lower")
+        # A binding elsewhere, so that the way up is walked.
+        stores.bind(tx, add_directory(tx, ROOT, b"bound").id, VERSIONED_STORE)
         dentries.move(tx, ROOT, b"upper", lower.id, b"upper")
         assert dentries.path_of(tx, lower.id) is None
         assert not dentries.is_ancestor(tx, ROOT, lower.id)

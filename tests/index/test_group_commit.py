@@ -121,6 +121,9 @@ async def test_what_nobody_asked_for_is_synced_too(mock_clock: MockClock, db: Da
         # A real thread syncs, for which a mocked clock does not wait.
         while db._durability.durable < written:
             await trio.lowlevel.checkpoint()
+        # With nothing to sync it does not even wake up.
+        await wait_all_tasks_blocked()
+        assert trio.lowlevel.current_statistics().seconds_to_next_deadline == float("inf")
         nursery.cancel_scope.cancel()
 
 
