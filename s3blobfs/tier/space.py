@@ -168,6 +168,7 @@ class Space:
     # -- room ------------------------------------------------------------------------------------------
 
     async def _make_room(self, size_bytes: int) -> None:
+        self._sample()
         over_limit = self._total + size_bytes - self._options.size_limit_bytes
         over_disk = size_bytes - self._headroom
         shortage = max(over_limit, over_disk)

@@ -76,10 +76,13 @@ class Followed:
 
     async def caught_up(self) -> int:
         """The position when the thread that runs, if any, has ended."""
-        await in_disk_thread(lambda: self.follower._lock.acquire() and self.follower._lock.release())
-        while self.follower._running:  # between the lock and the end of its thread
-            await in_disk_thread(lambda: None)
+        while self.follower._running:
+            await in_disk_thread(self._wait_for_lock)
         return self.follower._hasher.position
+
+    def _wait_for_lock(self) -> None:
+        with self.follower._lock:
+            pass
 
     async def finish(self) -> bool:
         found = await self.follower.finish(self.fd, len(self.model))
