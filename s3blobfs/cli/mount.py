@@ -118,7 +118,7 @@ def mount(
         log = daemon.start(lambda fd: [*debug, "mount", "--foreground", f"--ready-fd={fd}", *given])
         click.echo(f"mounted at {mountpoint}; its log is {log}")
         return
-    logging.getLogger("s3blobfs").setLevel(min(logging.INFO, logging.getLogger().level))
+    _log_for_a_daemon()
     if ready_fd is None:
         descriptor = trio.run(find_volume, *uri, s3)
         options = _options(descriptor, mountpoint, s3, kernel_options, values)
@@ -130,6 +130,14 @@ def mount(
         log_path = VolumePaths(options.index_path).log
         daemon.redirect_output(log_path)
         trio.run(run_mount, descriptor, options, lambda: pipe.ready(str(log_path)))
+
+
+def _log_for_a_daemon() -> None:
+    """With times, and also what went well."""
+    root = logging.getLogger()
+    logging.getLogger("s3blobfs").setLevel(min(logging.INFO, root.level))
+    for handler in root.handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
 
 
 def _options(

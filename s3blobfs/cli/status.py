@@ -41,7 +41,7 @@ def _table(description: Json) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
-    table.add_column()
+    table.add_column(overflow="fold")
     for section in _SECTIONS:
         for name, value in _flat(description[section]):
             table.add_row(section, *_row(name, value))

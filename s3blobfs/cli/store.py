@@ -31,7 +31,7 @@ def list_stores(mountpoint: Path) -> None:
     """Show the stores, and the directories bound to them."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("store", "address", "mode", "cache", "directories"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for each in MountedVolume.of(mountpoint).call("store.list")["stores"]:
         table.add_row(
             each["name"],
