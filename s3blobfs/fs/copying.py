@@ -23,7 +23,6 @@ from s3blobfs.index import blobs, dentries, inodes
 from s3blobfs.index.blobs import BlobRow
 from s3blobfs.index.inodes import InodeRow
 from s3blobfs.index.transaction import Transaction
-from s3blobfs.trace import Arrow, Local
 from s3blobfs.types import BlobContent, ObjectHint, StoredContent
 
 
@@ -138,9 +137,9 @@ class Copying:
         source, destination = core.stores[blob.store_id].config, core.stores[given.store_id].config
         if not (source.cached and destination.cached):
             return
-        names = blob.location.cache_name, given.location.cache_name
-        if await core.tier.cache.link(source.id, names[0], destination.id, names[1]):
-            core.tracer.step(Local.CACHE, Arrow.TO_DASHED, Local.CACHE, "link", f"{names[0]} to {names[1]}")
+        await core.tier.cache.link(
+            source.id, blob.location.cache_name, destination.id, given.location.cache_name
+        )
 
     async def _hint(self, inode: InCoreInode) -> ObjectHint:
         row = inode.row

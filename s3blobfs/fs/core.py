@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -83,9 +83,13 @@ class Core:
         assert inode.row.store_id is not None
         return self.stores[inode.row.store_id].config
 
-    async def discard_staged(self, rows: Iterable[UploadRow], keep: StagedFile | None = None) -> None:
+    async def discard_staged(self, rows: Sequence[UploadRow], keep: StagedFile | None = None) -> None:
         """Remove the staged files of journal rows that are gone. One that the uploader is reading goes when
         it has finished."""
+        if not rows:
+            return
+        # Until the commit a crash brings the rows back, and their files have to be there then.
+        await self.db.flush()
         for row in rows:
             local = Local.of(self.stores[row.store_id].config.cached)
             try:

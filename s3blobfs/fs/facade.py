@@ -386,7 +386,7 @@ class Filesystem:
     async def flush(self, handle: int) -> None:
         """close(2) of one descriptor; what it promises depends on the durability."""
         opened = self._core.handles.file(handle)
-        await self._reading.close_reader(opened)
+        self._reading.finish_trace(opened)
         if opened.writable:
             await self._writing.close(opened.inode)
 
@@ -399,7 +399,7 @@ class Filesystem:
         """The last descriptor of an open(2) is gone, and every mapping made through it."""
         opened = self._core.handles.close_file(handle)
         inode = opened.inode
-        await self._reading.close_reader(opened)
+        await self._reading.close(opened)
         inode.writer_count -= opened.writable
         try:
             if opened.writable and inode.writer_count == 0:

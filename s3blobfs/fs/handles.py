@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from s3blobfs.errors import FilesystemError
 from s3blobfs.fs.incore import InCoreInode
@@ -23,6 +23,9 @@ class FileHandle:
     reader: ContentReader | None = None
     """Of the blob ``reader_blob_id``, once something was read from it."""
     reader_blob_id: int | None = None
+    reads_under_way: int = 0
+    left_readers: list[ContentReader] = field(default_factory=list)
+    """Of blobs that the file had before, to be closed when no read is under way any more."""
     unreported_bytes: int = 0
     """Read from the cache and not yet drawn in the trace."""
 

@@ -236,6 +236,7 @@ class Namespace:
         core = self._core
         for row in changed.rows:
             core.inodes.refresh(row)
+        await core.discard_staged(changed.journal)
         for row in changed.destroyed:
             core.uploader.forget_inode(row.id)
             inode = core.inodes.find(row.id)
@@ -247,7 +248,6 @@ class Namespace:
                     staged, content.staged = content.staged, None
                     await staged.discard()
                 core.inodes.release(inode)
-        await core.discard_staged(changed.journal)
         if any(row.blob_id is not None for row in changed.destroyed):
             core.reaper.wake()
 

@@ -46,12 +46,15 @@ class Reading:
             return data
         if content.state is State.EMPTY or size == 0 or offset >= inode.size_bytes:
             return b""
-        reader = await self._reader(handle)
+        handle.reads_under_way += 1
         try:
-            data = await reader.read(offset, size)
+            data = await (await self._reader(handle)).read(offset, size)
         except (DamagedContent, ObjectNotFound) as error:
             await self._report_damage(inode, error)
             raise
+        finally:
+            handle.reads_under_way -= 1
+            await self._close_left_readers(handle)
         self._trace_read(handle, offset, len(data))
         return data
 
@@ -62,10 +65,17 @@ class Reading:
         async with handle.inode.lock:
             # Another read of this handle may have been here while this one waited.
             if handle.reader is None or handle.reader_blob_id != blob.blob_id:
-                await self.close_reader(handle)
+                if handle.reader is not None:
+                    handle.left_readers.append(handle.reader)
                 handle.reader = await self.open_blob(blob)
                 handle.reader_blob_id = blob.blob_id
             return handle.reader
+
+    async def _close_left_readers(self, handle: FileHandle) -> None:
+        """Descriptors of one open file are duplicated across threads and processes: a reader that is in use
+        by one read must not be closed by another."""
+        while handle.left_readers and not handle.reads_under_way:
+            await handle.left_readers.pop().aclose()
 
     async def blob(self, inode: InCoreInode) -> BlobContent:
         """The blob of a ``CLEAN`` content; read from the index once."""
@@ -84,12 +94,13 @@ class Reading:
         store = self._core.stores[blob.store_id]
         return await self._core.tier.fetcher.open(blob, store.open_source(blob), store.config.cached)
 
-    async def close_reader(self, handle: FileHandle) -> None:
-        """Let go of the blob a handle reads from, and draw what is left to draw of its reads."""
-        self._flush_trace(handle)
-        reader, handle.reader, handle.reader_blob_id = handle.reader, None, None
-        if reader is not None:
-            await reader.aclose()
+    async def close(self, handle: FileHandle) -> None:
+        """The handle is released: nothing reads from it any more."""
+        self.finish_trace(handle)
+        if handle.reader is not None:
+            handle.left_readers.append(handle.reader)
+            handle.reader = handle.reader_blob_id = None
+        await self._close_left_readers(handle)
 
     # -- atime ---------------------------------------------------------------------------------------
 
@@ -112,9 +123,10 @@ class Reading:
             return
         handle.unreported_bytes += length
         if offset + length >= handle.inode.size_bytes:
-            self._flush_trace(handle)
+            self.finish_trace(handle)
 
-    def _flush_trace(self, handle: FileHandle) -> None:
+    def finish_trace(self, handle: FileHandle) -> None:
+        """Draw what is left to draw of a handle's reads."""
         read_bytes, handle.unreported_bytes = handle.unreported_bytes, 0
         content = handle.inode.content
         if not read_bytes or content is None or content.blob is None:

@@ -146,7 +146,9 @@ class Writing:
         if inode.row.nlink == 0 or inode.removed:
             return  # without a name there is nothing to find again
         ticket = await self.seal(inode)
-        if ticket is not None and self._core.durability is Durability.S3:
+        if self._core.durability is Durability.DISK:
+            await self._core.db.flush()
+        elif ticket is not None:
             await ticket.wait()
 
     async def sync(self, inode: InCoreInode, *, durability: Durability) -> None:
@@ -232,8 +234,8 @@ class Writing:
         inode.apply(row)
         inode.settle_times(mtime_ns, ctime_ns, atime_ns)
         content.seal_empty()
-        await staged.discard()
         await core.discard_staged(old)
+        await staged.discard()
         core.reaper.wake()
 
     async def _journal_dirty(self, inode: InCoreInode) -> None:

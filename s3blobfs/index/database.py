@@ -201,6 +201,14 @@ class Database:
         if self._log is not None:
             await self._durability.up_to(self._sequence)
 
+    async def flush(self) -> None:
+        """Return when everything written so far survives the end of the process, however it comes; it may
+        not survive a power cut yet. Raises :class:`IndexUnavailable`."""
+        if self._unusable is not None:
+            self._refuse()
+        if not self._read_only:
+            self._commit_group()
+
     async def read_aside(self, fn: Callable[[Transaction], T]) -> T:
         """As :meth:`read`, for what takes long: in a worker thread and on a connection of its own, on the
         state of the index when this is called. ``fn`` must be fit for another thread."""

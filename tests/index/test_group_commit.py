@@ -90,6 +90,22 @@ async def test_a_durable_write_takes_the_group_along(
     outsider.close()
 
 
+async def test_flush_commits_and_waits_for_no_sync(
+    db: Database, outsider: _Outsider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_sync() -> None:
+        raise AssertionError("flush() does not wait for the disk")
+
+    await db.commit()
+    monkeypatch.setattr(db, "_sync_log", no_sync)
+    await db.write(lambda tx: add_file(tx, ROOT, b"a"))
+    assert outsider.names() == []
+    await db.flush()
+    assert outsider.names() == [b"a"]
+    await db.flush()
+    outsider.close()
+
+
 async def test_a_failed_write_commits_nothing(
     mock_clock: MockClock, db: Database, outsider: _Outsider
 ) -> None:

@@ -1,7 +1,7 @@
 """A mounted volume over a real S3 server, made and mounted by the commands a user types.
 
-:class:`MountedVolume` is unmounted at the end whatever happened, its log must hold nothing at WARNING or above
-that the test does not expect, and its index is checked.
+In the end it is unmounted whatever happened, its log must hold nothing at WARNING or above that the test does
+not expect, and its index is checked.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class MountedVolume:
     def command(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run ``s3blobfs`` with these arguments."""
         result = subprocess.run(
-            [sys.executable, "-m", "s3blobfs", *map(os.fspath, arguments)],
+            [sys.executable, "-m", "s3blobfs", *map(str, arguments)],
             env=self.environment,
             capture_output=True,
             text=True,
@@ -85,9 +85,8 @@ class MountedVolume:
         )
 
     def mount(self, *options: str | Path) -> None:
-        self.command(
-            "mount", self.uri, self.mountpoint, "--index", self.index, *self._endpoint, *self.mount_options, *options
-        )  # fmt: skip
+        mount: list[str | Path] = ["mount", self.uri, self.mountpoint, "--index", self.index, *self._endpoint]
+        self.command(*mount, *self.mount_options, *options)
 
     def umount(self) -> None:
         """The barrier: everything is in S3 afterwards."""
@@ -116,7 +115,10 @@ class MountedVolume:
 
     @property
     def is_mounted(self) -> bool:
-        return any(line.split(" ")[1] == str(self.mountpoint) for line in Path("/proc/mounts").open())
+        return any(
+            line.split(" ")[1] == str(self.mountpoint)
+            for line in Path("/proc/mounts").read_text().splitlines()
+        )
 
     # -- afterwards ----------------------------------------------------------------------------------------
 
