@@ -206,7 +206,7 @@ class Database:
         not survive a power cut yet. Raises :class:`IndexUnavailable`."""
         if self._unusable is not None:
             self._refuse()
-        if not self._read_only:
+        if self._log is not None:
             self._commit_group()
 
     async def read_aside(self, fn: Callable[[Transaction], T]) -> T:
