@@ -49,7 +49,7 @@ class S3Options:
     """``None``: path-style exactly when an endpoint is given."""
     profile: str | None = None
     ca_bundle: Path | None = None
-    """PEM file of certificate authorities to trust instead of the system's."""
+    """PEM file of certificate authorities to trust (obstore adds it to the system's, boto3 replaces them)."""
     encryption: Encryption = Encryption.NONE
     kms_key_id: str | None = None
     storage_class: str | None = None
