@@ -123,6 +123,8 @@ class StreamReader:
         self._start(wanted)
 
     def _fetch_ahead(self) -> None:
+        if not self._ahead.reads_on:
+            return
         done = self._ahead.demand.start - NEAR_BYTES
         for window in [w for w in self._windows if w.arrived and w.range.end <= done]:
             self._drop(window)

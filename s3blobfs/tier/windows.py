@@ -98,6 +98,11 @@ class ReadAhead:
         self.demand = Range(block_start(offset), min(self._size_bytes, block_end(end)))
 
     @property
+    def reads_on(self) -> bool:
+        """The last read followed another, or is the first and begins at the start."""
+        return self._ahead > 0
+
+    @property
     def until(self) -> int:
         """The end of what should be fetched by now; a block's boundary, or the end of the content."""
         return max(self.demand.end, min(self._size_bytes, block_start(self._last_end + self._ahead)))
