@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import collections
 import enum
-from typing import Protocol
+from collections.abc import Callable
 
 
 class Count(enum.Enum):
@@ -59,16 +59,16 @@ class Local(enum.Enum):
 
 
 class Party(enum.Enum):
-    """The two participants that every diagram has."""
+    """The participants whose names do not depend on the store."""
 
     CLIENT = "client"
     S3 = "S3"
+    INDEX = "Index"
+    """Drawn on request only: its steps are transactions."""
 
 
-class StepSink(Protocol):
-    """Takes finished lines of a diagram, without the newline. Must not block for long and must not raise."""
-
-    def __call__(self, line: str) -> None: ...
+StepSink = Callable[[str], object]
+"""Takes finished lines of a diagram, without the newline. Must not block for long and must not raise."""
 
 
 class Tracer:
@@ -80,26 +80,33 @@ class Tracer:
         self.counts: collections.Counter[Count] = collections.Counter()
         self._sink: StepSink | None = None
         self._declared: set[str] = set()
+        self._draws_index = False
 
     # -- counts --------------------------------------------------------------------------------------
 
     def count(self, what: Count, by: int = 1) -> None:
         self.counts[what] += by
+        if self._draws_index and what is Count.INDEX_WRITE:
+            self.step(Party.CLIENT, Arrow.TO, Party.INDEX, "transaction")
 
     # -- steps ---------------------------------------------------------------------------------------
 
-    def start_steps(self, sink: StepSink, local: Local) -> None:
-        """Begin a diagram whose local participant is drawn between the client and S3."""
+    def start_steps(self, sink: StepSink, local: Local, *, with_index: bool = False) -> None:
+        """Begin a diagram whose local participant is drawn between the client and S3; ``with_index`` adds
+        the index behind S3."""
         self._sink = sink
+        self._draws_index = with_index
         sink("@startuml")
         self._declared = {local.value}
-        for order, name in enumerate((self.client_name, local.value, Party.S3.value), 1):
+        names = [self.client_name, local.value, Party.S3.value, *([Party.INDEX.value] if with_index else [])]
+        for order, name in enumerate(names, 1):
             sink(f"participant {name} order {order}")
 
     def stop_steps(self) -> None:
         if self._sink is not None:
             self._sink("@enduml")
             self._sink = None
+            self._draws_index = False
 
     @property
     def drawing(self) -> bool:
