@@ -100,6 +100,7 @@ class _Job(Content):
     logged: str = ""
     forgotten: bool = False
     """Nobody wants the content any more; its journal row is gone."""
+    over: trio.Event = field(default_factory=trio.Event)
 
     @property
     def what(self) -> str:
@@ -209,6 +210,9 @@ class Uploader:
             if barrier.files_left == 0:
                 break
             await barrier.changed()
+        # What nobody wants any more but is under way: cut off now, it might leave an object without a row.
+        for job in [job for job in self._jobs.values() if job.forgotten]:
+            await job.over.wait()
         await trio.lowlevel.checkpoint()
 
     def pending(self) -> PendingUploads:
@@ -366,6 +370,7 @@ class Uploader:
 
     def _remove(self, upload_id: int) -> _Job:
         job = self._jobs.pop(upload_id)
+        job.over.set()
         self._bytes -= job.upload.size_bytes
         self._errors.pop(upload_id, None)
         self._drained.set()
