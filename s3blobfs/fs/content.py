@@ -101,9 +101,9 @@ class Content:
         self.blob, self.staged, self.upload_id = blob, None, None
         return True
 
-    def replace(self, blob: BlobContent) -> None:
+    def replace(self) -> None:
         self.move(Event.REPLACE)
-        self.blob = blob
+        self.blob = None
 
     @property
     def in_flux(self) -> bool:

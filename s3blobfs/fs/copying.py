@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
-from s3blobfs.blobstore.protocol import BlobStore
 from s3blobfs.errors import FilesystemError
 from s3blobfs.fs.attributes import Caller
 from s3blobfs.fs.content import State
 from s3blobfs.fs.core import Core
 from s3blobfs.fs.incore import InCoreInode
-from s3blobfs.fs.namespace import Namespace
+from s3blobfs.fs.namespace import GivenContent, Namespace, give_blob
 from s3blobfs.fs.reading import Reading
 from s3blobfs.fs.writing import Writing, new_write_id
 from s3blobfs.index import blobs, dentries, inodes
-from s3blobfs.index.blobs import BlobRow
 from s3blobfs.index.inodes import InodeRow
 from s3blobfs.index.transaction import Transaction
 from s3blobfs.types import BlobContent, ObjectHint, StoredContent
@@ -54,20 +53,22 @@ class Copying:
             raise FilesystemError(errno.EINVAL)
         await self._store_source(source)
         target = await self._namespace.lookup(parent_id, name)
-        if target is None:
-            target = await self._namespace.make(
-                parent_id, name, stat.S_IFREG | stat.S_IMODE(source.row.mode) & 0o777, caller
-            )
-            core.notifier.entry_changed(parent_id, name)
+        mode = stat.S_IFREG | source.row.mode & 0o777
+        if target is None and source.content.state is State.EMPTY:
+            target = await self._namespace.make(parent_id, name, mode, caller)
+        elif target is None:
+            blob = await self._reading.blob(source)
+            target = await self._make_copy(blob, parent_id, name, mode, caller)
         elif not replace:
             raise FilesystemError(errno.EEXIST)
-        if target.id == source.id or target.content is None:
+        elif target.id == source.id or target.content is None:
             raise FilesystemError(errno.EINVAL)
-        if source.content.state is State.EMPTY:
+        elif source.content.state is State.EMPTY:
             await self._writing.truncate(target, 0)
             await self._writing.close(target)
         else:
-            await self._give_blob(await self._reading.blob(source), target)
+            await self._replace(await self._reading.blob(source), target)
+        core.notifier.entry_changed(parent_id, name)
         core.notifier.inode_changed(target.id)
         return target.id
 
@@ -80,73 +81,90 @@ class Copying:
                 return
             await ticket.wait()
 
-    async def _give_blob(self, blob: BlobContent, target: InCoreInode) -> None:
-        """Put ``blob``, or its copy in the target's store, in place of the target's content."""
+    async def _make_copy(
+        self, blob: BlobContent, parent_id: int, name: bytes, mode: int, caller: Caller
+    ) -> InCoreInode:
+        """A new file with the blob, or its copy: object first, row second."""
+        core = self._core
+        (store_id, object_id), directory = await core.db.read(
+            lambda tx: (self._namespace.place_below(tx, parent_id), dentries.path_of(tx, parent_id))
+        )
+        hint = ObjectHint(
+            inode_id=0,  # it has none yet
+            path=b"/".join(filter(None, (directory, name))),
+            mode=mode,
+            uid=caller.uid,
+            gid=caller.gid,
+            mtime_ns=core.now_ns(),
+        )
+        async with self._in_store(blob, store_id, object_id, hint) as given:
+            inode = await self._namespace.make(parent_id, name, mode, caller, given=given)
+            await core.db.commit()
+        await self._link_cached(blob, inode)
+        return inode
+
+    async def _replace(self, blob: BlobContent, target: InCoreInode) -> None:
+        """Put the blob, or its copy in the target's store, in place of the target's content."""
         core = self._core
         async with target.lock:
             content = target.content
-            assert content is not None
+            assert content is not None and target.row.store_id is not None
             if target.writer_count or content.in_flux:
                 raise FilesystemError(errno.ETXTBSY)
-            destination = core.stores[_store_id(target.row)]
-            # As an upload does: the reaper must not delete the object between HEAD and commit.
-            async with core.reaper.claims.storing(destination.config.id, blob.digests.sha256):
-                stored = await self._copy_into(destination, blob, target)
-                row, given = await core.db.write(
-                    lambda tx: self._commit(tx, blob, stored, target.row), durable=True
-                )
-            target.apply(row)
+            row = target.row
+            path = await core.db.read(lambda tx: dentries.path_of(tx, row.id))
+            hint = ObjectHint(row.id, path or b"", row.mode, row.uid, row.gid, core.now_ns())
+            async with self._in_store(blob, target.row.store_id, row.object_id, hint) as given:
+
+                def transaction(tx: Transaction) -> InodeRow:
+                    now = core.now_ns()
+                    give_blob(tx, inodes.get(tx, target.id), given, now)
+                    return inodes.update(tx, target.id, mtime_ns=now, ctime_ns=now)
+
+                target.apply(await core.db.write(transaction, durable=True))
             target.content_change += 1
-            content.replace(given.content())
-            if stored is not None:
-                await self._link_cached(blob, given)
+            content.replace()
+        await self._link_cached(blob, target)
+        core.reaper.wake()
 
-    async def _copy_into(
-        self, destination: BlobStore, blob: BlobContent, target: InCoreInode
-    ) -> StoredContent | None:
-        """A server-side copy of the blob's object; ``None`` where the blob is in that store already."""
-        if destination.config.id == blob.store_id:
-            return None
-        return await destination.copy_from(
-            self._core.stores[blob.store_id],
-            blob,
-            object_id=target.row.object_id,
-            write_id=self._write_id(),
-            hint=await self._hint(target),
-        )
-
-    def _commit(
-        self, tx: Transaction, blob: BlobContent, stored: StoredContent | None, target: InodeRow
-    ) -> tuple[InodeRow, BlobRow]:
-        now = self._core.now_ns()
-        before = inodes.get(tx, target.id)
-        if stored is None:
-            given = blobs.add_ref(tx, blob.blob_id)
-        else:
-            given = blobs.adopt(tx, _store_id(target), stored, blob.digests, now)
-        row = inodes.update(
-            tx, target.id, blob_id=given.id, size_bytes=blob.size_bytes, mtime_ns=now, ctime_ns=now
-        )
-        if before.blob_id is not None:
-            blobs.drop_ref(tx, before.blob_id, now, superseded=True)
-        return row, given
-
-    async def _link_cached(self, blob: BlobContent, given: BlobRow) -> None:
-        """What the cache has of the source serves the copy too, under the name that S3 gave it."""
+    @asynccontextmanager
+    async def _in_store(
+        self, blob: BlobContent, store_id: int, object_id: str | None, hint: ObjectHint
+    ) -> AsyncIterator[GivenContent]:
+        """The blob in a store: itself, or a copy made by S3. The body commits it; until then the reaper
+        leaves the object alone, and if the body fails, the object is let go of."""
         core = self._core
-        source, destination = core.stores[blob.store_id].config, core.stores[given.store_id].config
-        if not (source.cached and destination.cached):
-            return
-        await core.tier.cache.link(
-            source.id, blob.location.cache_name, destination.id, given.location.cache_name
-        )
+        async with core.reaper.claims.storing(store_id, blob.digests.sha256):
+            if store_id == blob.store_id:
+                yield GivenContent(blob, None, store_id, object_id)
+                return
+            stored = await core.stores[store_id].copy_from(
+                core.stores[blob.store_id],
+                blob,
+                object_id=object_id,
+                write_id=self._write_id(),
+                hint=hint,
+            )
+            try:
+                yield GivenContent(blob, stored, store_id, object_id)
+            except FilesystemError:
+                await core.db.write(lambda tx: _let_go(tx, store_id, stored, blob, core.now_ns()))
+                core.reaper.wake()
+                raise
 
-    async def _hint(self, inode: InCoreInode) -> ObjectHint:
-        row = inode.row
-        path = await self._core.db.read(lambda tx: dentries.path_of(tx, row.id))
-        return ObjectHint(row.id, path or b"", row.mode, row.uid, row.gid, row.mtime_ns)
+    async def _link_cached(self, blob: BlobContent, copy: InCoreInode) -> None:
+        """What the cache has of the source serves the copy too, under the name that S3 gave it."""
+        given = await self._reading.blob(copy)
+        stores = self._core.stores
+        if given.store_id != blob.store_id and all(
+            stores[each.store_id].config.cached for each in (blob, given)
+        ):
+            await self._core.tier.cache.link(
+                blob.store_id, blob.location.cache_name, given.store_id, given.location.cache_name
+            )
 
 
-def _store_id(row: InodeRow) -> int:
-    assert row.store_id is not None, "regular files have a store"
-    return row.store_id
+def _let_go(tx: Transaction, store_id: int, stored: StoredContent, blob: BlobContent, now_ns: int) -> None:
+    """Nothing came to refer to a copy: the reaper finds it by its row."""
+    row = blobs.adopt(tx, store_id, stored, blob.digests, now_ns)
+    blobs.drop_ref(tx, row.id, now_ns, superseded=False)

@@ -22,7 +22,7 @@ from s3blobfs.index import blobs, dentries, inodes, stores, uploads
 from s3blobfs.index.inodes import InodeRow
 from s3blobfs.index.transaction import Transaction
 from s3blobfs.index.uploads import UploadRow
-from s3blobfs.types import Keying, StoreConfig
+from s3blobfs.types import BlobContent, Keying, StoredContent
 
 RENAME_NOREPLACE: Final = 1 << 0
 RENAME_EXCHANGE: Final = 1 << 1
@@ -30,6 +30,18 @@ RENAME_EXCHANGE: Final = 1 << 1
 
 LINK_MAX: Final = 2**31 - 1
 """Names one file may have; the kernel keeps the count in 32 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenContent:
+    """What a file is made with: a blob that is there already."""
+
+    blob: BlobContent
+    """The original; in the new file's store it is referred to itself."""
+    stored: StoredContent | None
+    """Its copy in the new file's store, if that is another one."""
+    store_id: int
+    object_id: str | None
 
 
 @dataclass(slots=True)
@@ -75,6 +87,7 @@ class Namespace:
         rdev: int = 0,
         target: bytes | None = None,
         exclusive: bool = True,
+        given: GivenContent | None = None,
     ) -> InCoreInode:
         """Make a file of any type, as mknod(2), mkdir(2), symlink(2) and open(2) with O_CREAT do.
 
@@ -98,10 +111,10 @@ class Namespace:
             now = core.now_ns()
             made_mode, gid = _inherit(parent, mode, caller)
             store_id = object_id = None
-            if stat.S_ISREG(mode):
-                config = self._store_below(tx, parent_id)
-                store_id = config.id
-                object_id = self._new_object_id() if config.keying is Keying.VERSIONED else None
+            if given is not None:
+                store_id, object_id = given.store_id, given.object_id
+            elif stat.S_ISREG(mode):
+                store_id, object_id = self.place_below(tx, parent_id)
             row = inodes.insert(
                 tx,
                 mode=made_mode,
@@ -114,6 +127,8 @@ class Namespace:
                 store_id=store_id,
                 object_id=object_id,
             )
+            if given is not None:
+                row = give_blob(tx, row, given, now)
             dentries.insert(tx, parent_id, name, row.id)
             if stat.S_ISDIR(mode):
                 inodes.add_links(tx, parent_id, 1, now)
@@ -124,9 +139,11 @@ class Namespace:
             core.inodes.refresh(parent_row)
         return core.inodes.admit(row)
 
-    def _store_below(self, tx: Transaction, directory_id: int) -> StoreConfig:
-        """The store bound to the nearest directory at or above ``directory_id``."""
-        return self._core.stores[stores.binding_of(tx, directory_id)].config
+    def place_below(self, tx: Transaction, directory_id: int) -> tuple[int, str | None]:
+        """Where a new file in a directory goes: the store bound to the nearest directory at or above it, and
+        there, if its keys are for life, a key."""
+        config = self._core.stores[stores.binding_of(tx, directory_id)].config
+        return config.id, self._new_object_id() if config.keying is Keying.VERSIONED else None
 
     async def link(self, inode_id: int, parent_id: int, name: bytes) -> InCoreInode:
         """link(2)."""
@@ -323,6 +340,18 @@ class Namespace:
             return changed
 
         await self._after(await core.db.write(transaction))
+
+
+def give_blob(tx: Transaction, row: InodeRow, given: GivenContent, now_ns: int) -> InodeRow:
+    """Make the blob, or its copy, the content of a file; the times are the caller's."""
+    if given.stored is None:
+        blob = blobs.add_ref(tx, given.blob.blob_id)
+    else:
+        blob = blobs.adopt(tx, given.store_id, given.stored, given.blob.digests, now_ns)
+    changed = inodes.update(tx, row.id, blob_id=blob.id, size_bytes=given.blob.size_bytes)
+    if row.blob_id is not None:
+        blobs.drop_ref(tx, row.blob_id, now_ns, superseded=True)
+    return changed
 
 
 def _live_directory(tx: Transaction, inode_id: int) -> InodeRow:
