@@ -455,12 +455,19 @@ class Filesystem:
             if inode.content is not None:
                 await self._writing.sync(inode, durability=Durability.S3)
                 return
+        failure: S3BlobFSError | None = None
         for inode in core.inodes:
             content = inode.content
             if content is not None and content.staged is not None and inode.row.nlink and not inode.removed:
-                await self._writing.seal(inode)
+                try:
+                    await self._writing.seal(inode)
+                except S3BlobFSError as error:
+                    log.error("inode %d cannot be sealed: %s", inode.id, error)
+                    failure = error
         await core.uploader.barrier(progress)
         await core.db.commit()
+        if failure is not None:
+            raise failure
 
     async def close(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Unmount: let go of every handle, then the barrier, then the reaper's due work."""
