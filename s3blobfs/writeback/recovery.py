@@ -20,6 +20,8 @@ from s3blobfs.index import blobs, dentries, inodes, uploads
 from s3blobfs.index.database import Database
 from s3blobfs.index.transaction import Transaction
 from s3blobfs.index.uploads import UploadRow, UploadState
+from s3blobfs.tier.digest import file_digests
+from s3blobfs.tier.localio import local_errors
 from s3blobfs.tier.staging import StagedFile
 from s3blobfs.tier.tier import Tier
 from s3blobfs.trace import Local
@@ -119,13 +121,15 @@ class _Recovery:
             restored = await self.db.write(lambda tx: _restore(tx, rows))
         else:
             chosen, staged, digests = found
-            kept = await self.db.write(lambda tx: self._keep(tx, rows, chosen, digests))
+            kept = await self.db.write(lambda tx: self._keep(tx, rows, chosen, staged.name, digests))
             restored = True
         for row, reason in lost:
             await self._report_lost(row, reason, restored)
         if found is None:
             return set() if restored else {row.staged_name for row in rows}
         if kept is None:
+            await self.db.commit()
+            await staged.discard()
             return set()
         self.report.contents[chosen.inode_id] = kept, staged
         return {staged.name}
@@ -135,10 +139,17 @@ class _Recovery:
         fsync. The rename is safe: a staged file is found under either of its names."""
         cached = self.stores[row.store_id].config.cached
         staged = self.tier.staging.open(row.staged_name, Local.of(cached), row.digests)
+        if row.digests is not None:
+            await _verify(staged, row.digests)
         return staged, await staged.seal(rename=cached)
 
     def _keep(
-        self, tx: Transaction, rows: list[UploadRow], chosen: UploadRow, digests: ContentDigests
+        self,
+        tx: Transaction,
+        rows: list[UploadRow],
+        chosen: UploadRow,
+        staged_name: str,
+        digests: ContentDigests,
     ) -> UploadRow | None:
         """Make one content the inode's; the other rows go. ``None``: it is empty, and needs no upload."""
         for row in rows:
@@ -158,7 +169,7 @@ class _Recovery:
             tx,
             inode_id=chosen.inode_id,
             store_id=chosen.store_id,
-            staged_name=chosen.staged_name,
+            staged_name=staged_name,
             size_bytes=digests.size_bytes,
             digests=digests,
             write_id=chosen.write_id,
@@ -176,6 +187,19 @@ class _Recovery:
             reason,
             "its earlier content" if restored else "no content that can be read",
         )
+
+
+async def _verify(staged: StagedFile, digests: ContentDigests) -> None:
+    """Raises :class:`~s3blobfs.errors.DamagedContent`. A power failure can leave a file of the right length
+    whose blocks were never written; uploaded, it would pass for the content for ever."""
+    staged.pin()
+    try:
+        with local_errors(f"reading {staged.path}"):
+            found = await file_digests(staged.fd, staged.size_bytes)
+    finally:
+        staged.unpin()
+    if found != digests:
+        raise DamagedContent(f"staged file {staged.path} does not have the digests it was sealed with")
 
 
 def _restore(tx: Transaction, rows: list[UploadRow]) -> bool:

@@ -96,6 +96,7 @@ class ScheduleMachine(RuleBasedStateMachine):
     def take(self, passed: float) -> object:
         self.now += passed
         begun = self.schedule.take(self.now)
+        self.not_before = {job: time for job, time in self.not_before.items() if time > self.now}
         assert begun == self.expected()
         return multiple(*begun)
 
