@@ -126,7 +126,9 @@ class TierLayout:
             raise
 
     def close(self) -> None:
-        """Close the directories and let another mount have them. May be called twice."""
+        """Close the directories and let another mount have them. May be called twice. Blocks until what
+        is freed in the background is freed: that needs the directories open."""
+        self.disposal.wait()
         for directory in self._opened:
             directory.close()
         self._opened.clear()

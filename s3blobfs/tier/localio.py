@@ -113,11 +113,8 @@ class Disposal:
             self._running = True
         trio.lowlevel.start_thread_soon(self._work, lambda outcome: outcome.unwrap())
 
-    async def wait(self) -> None:
-        """Until all is done."""
-        await in_disk_thread(self._wait)
-
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Until all is done. Blocks."""
         with self._idle:
             self._idle.wait_for(lambda: not self._running)
 

@@ -62,8 +62,7 @@ class Tier:
     async def aclose(self) -> None:
         """Let another mount have the directories. Files stay."""
         with trio.CancelScope(shield=True):
-            await self.layout.disposal.wait()
-        self.layout.close()
+            await trio.to_thread.run_sync(self.layout.close)
 
     def status(self) -> TierStatus:
         """:class:`~s3blobfs.errors.TierUnavailable` when the disk does not answer."""

@@ -10,7 +10,9 @@ import trio
 
 from s3blobfs.config import KIB, MIB, ReadOptions
 from s3blobfs.tier.digest import content_digests
-from s3blobfs.types import CHECKSUM_BLOCK_BYTES, BlobContent, BlobLocation, ContentDigests
+from s3blobfs.tier.fetch import ContentReader
+from s3blobfs.tier.tier import Tier
+from s3blobfs.types import CHECKSUM_BLOCK_BYTES, BlobContent, BlobLocation
 
 BLOCK = CHECKSUM_BLOCK_BYTES
 
@@ -98,5 +100,26 @@ def flip(data: bytes, at: int = 0) -> bytes:
     return bytes(changed)
 
 
-def same_digests(found: ContentDigests, data: bytes) -> bool:
-    return found == content_digests(data)
+async def read_all(reader: ContentReader, step: int = 128 * KIB) -> bytes:
+    """From the start to the end."""
+    parts = []
+    offset = 0
+    while part := await reader.read(offset, step):
+        parts.append(part)
+        offset += len(part)
+    return b"".join(parts)
+
+
+async def settled(tier: Tier) -> None:
+    """Until nothing is under way. Only for tests whose readers are closed: windows that were cancelled end
+    when their threads do, which no task waits for."""
+    with trio.fail_after(10):
+        while tier.fetcher.fill_count or tier.fetcher.memory_bytes or tier.space.filling_bytes:  # noqa: ASYNC110
+            await trio.sleep(0.001)
+
+
+def assert_no_leftovers(tier: Tier) -> None:
+    """Of fills: no room, no memory, no file."""
+    assert tier.space.filling_bytes == 0
+    assert tier.fetcher.memory_bytes == 0
+    assert [name for name in tier.layout.store(1).names() if name.startswith(".")] == []

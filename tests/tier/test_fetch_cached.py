@@ -20,7 +20,17 @@ from s3blobfs.tier.fetch import ContentReader
 from s3blobfs.tier.tier import Tier
 from s3blobfs.trace import Count, Local, Tracer
 from tests.tier.conftest import MakeTier
-from tests.tier.kit import BLOCK, SMALL_READS, FakeSource, blob_of, flip, random_bytes
+from tests.tier.kit import (
+    BLOCK,
+    SMALL_READS,
+    FakeSource,
+    assert_no_leftovers,
+    blob_of,
+    flip,
+    random_bytes,
+    read_all,
+    settled,
+)
 
 SMALL, WINDOW = SMALL_READS.small_file_bytes, SMALL_READS.window_bytes
 EDGES = [0, 1, SMALL - 1, SMALL, SMALL + 1, WINDOW, WINDOW + 1, 2 * WINDOW + BLOCK, 5 * MIB + 3]
@@ -31,29 +41,6 @@ async def running(tier: Tier, nursery: trio.Nursery) -> Tier:
     await tier.start()
     await nursery.start(tier.run)
     return tier
-
-
-async def read_all(reader: ContentReader, step: int = 128 * KIB) -> bytes:
-    parts = []
-    offset = 0
-    while part := await reader.read(offset, step):
-        parts.append(part)
-        offset += len(part)
-    return b"".join(parts)
-
-
-async def settled(tier: Tier) -> None:
-    """Until no fill is under way and nothing more happens."""
-    with trio.fail_after(10):
-        while tier.fetcher.fill_count:  # noqa: ASYNC110 - a property of the fetcher, not an event
-            await trio.sleep(0.001)
-    await trio.testing.wait_all_tasks_blocked(0.01)
-
-
-def assert_no_leftovers(tier: Tier) -> None:
-    assert tier.space.filling_bytes == 0
-    assert tier.fetcher.memory_bytes == 0
-    assert [name for name in tier.layout.store(1).names() if name.startswith(".")] == []
 
 
 @pytest.mark.parametrize("size", EDGES)

@@ -20,7 +20,7 @@ from s3blobfs.tier.streaming import StreamReader
 from s3blobfs.tier.tier import Tier
 from s3blobfs.trace import Count, Tracer
 from tests.tier.conftest import MakeTier
-from tests.tier.kit import BLOCK, SMALL_READS, FakeSource, blob_of, flip, random_bytes
+from tests.tier.kit import BLOCK, SMALL_READS, FakeSource, blob_of, flip, random_bytes, read_all, settled
 
 SMALL, WINDOW = SMALL_READS.small_file_bytes, SMALL_READS.window_bytes
 EDGES = [0, 1, SMALL - 1, SMALL, SMALL + 1, WINDOW, WINDOW + 1, 2 * WINDOW + BLOCK, 5 * MIB + 3]
@@ -30,15 +30,6 @@ EDGES = [0, 1, SMALL - 1, SMALL, SMALL + 1, WINDOW, WINDOW + 1, 2 * WINDOW + BLO
 async def running(tier: Tier, nursery: trio.Nursery) -> Tier:
     await nursery.start(tier.run)
     return tier
-
-
-async def read_all(reader: ContentReader, step: int = 128 * KIB) -> bytes:
-    parts = []
-    offset = 0
-    while part := await reader.read(offset, step):
-        parts.append(part)
-        offset += len(part)
-    return b"".join(parts)
 
 
 def files_below(directory: Path) -> list[Path]:
@@ -62,6 +53,7 @@ async def test_all_is_read_once_and_nothing_is_on_the_disk(
         assert len(source.calls) == 1
     assert files_below(running.layout.directory) == []
     await reader.aclose()
+    await settled(running)
     assert running.fetcher.memory_bytes == 0
     assert running.space.used_bytes == 0
     assert tracer.counts[Count.CACHE_MISS] == tracer.counts[Count.CACHE_HIT] == 0
@@ -114,7 +106,7 @@ async def test_many_reads_at_once_keep_the_bound(running: Tier) -> None:
             nursery.start_soon(one, offset + 7)
     assert source.most_in_flight <= SMALL_READS.parallel_windows
     await reader.aclose()
-    await trio.testing.wait_all_tasks_blocked()
+    await settled(running)
     assert running.fetcher.memory_bytes == 0
 
 
@@ -162,6 +154,7 @@ async def test_memory_of_all_readers_is_bounded(make_tier: MakeTier, nursery: tr
         for _ in range(count):
             readers.start_soon(one)
     assert most <= options.memory_limit_bytes + count * WINDOW
+    await settled(tier)
     assert tier.fetcher.memory_bytes == 0
 
 
@@ -174,6 +167,7 @@ async def test_a_reader_always_gets_its_window(make_tier: MakeTier, nursery: tri
         reader = await tier.fetcher.open(blob_of(data[:size]), source, False)
         assert await read_all(reader) == data[:size]
         await reader.aclose()
+    await settled(tier)
     assert tier.fetcher.memory_bytes == 0
 
 
@@ -201,6 +195,7 @@ async def test_small_contents_are_kept_while_open_and_memory_lasts(
     assert tier.fetcher.memory_bytes <= 200 * KIB
     for reader in readers:
         await reader.aclose()
+    await settled(tier)
     assert tier.fetcher.memory_bytes == 0
 
 
@@ -215,6 +210,7 @@ async def test_readers_of_a_small_content_fetch_it_once(running: Tier) -> None:
     for reader in readers:
         assert await reader.read(10, 10) == data[10:20]
         await reader.aclose()
+    await settled(running)
     assert running.fetcher.memory_bytes == 0
 
 
@@ -257,7 +253,7 @@ async def test_a_flipped_bit_is_never_returned_and_the_next_read_tries_anew(runn
     source.answer = lambda call, answer: answer
     assert await read_all(reader) == data
     await reader.aclose()
-    await trio.testing.wait_all_tasks_blocked()
+    await settled(running)
     assert running.fetcher.memory_bytes == 0
 
 
@@ -310,7 +306,7 @@ async def test_closing_cancels_what_is_under_way(running: Tier, size: int) -> No
     in_flight = source.in_flight
     assert in_flight > 0
     await reader.aclose()
-    await trio.testing.wait_all_tasks_blocked()
+    await settled(running)
     assert source.cancelled == in_flight
     assert running.fetcher.memory_bytes == 0
 
@@ -349,8 +345,7 @@ async def _read_at_random(directory: Path, readers: list[Reads]) -> None:
             for reads in readers:
                 reading.start_soon(one, reads)
         await reader.aclose()
-        await trio.testing.wait_all_tasks_blocked(0.001)
-        assert tier.fetcher.memory_bytes == 0
+        await settled(tier)
         nursery.cancel_scope.cancel()
     await tier.aclose()
 

@@ -115,7 +115,7 @@ async def test_large_files_lose_their_name_at_once(tier: Tier) -> None:
     path.write_bytes(bytes(17 * MIB))
     assert layout.unlink(layout.staging, path.name, 17 * MIB)
     assert not path.exists()
-    await layout.disposal.wait()
+    layout.disposal.wait()
     assert layout.staging.names() == []
     assert not layout.unlink(layout.staging, path.name, 17 * MIB)
 

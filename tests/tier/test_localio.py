@@ -135,5 +135,5 @@ async def test_disposal_does_all_and_logs_what_fails() -> None:
     for number in range(100):
         disposal.add(lambda number=number: done.append(number))  # type: ignore[misc]
     gate.set()
-    await disposal.wait()
+    disposal.wait()
     assert done == list(range(100))
