@@ -88,6 +88,11 @@ async def xattr(rig: Rig, inode_id: int, name: str) -> str:
     return (await rig.fs.getxattr(inode_id, f"user.s3blobfs.{name}".encode())).decode()
 
 
+def calm(rig: Rig) -> None:
+    """From now on S3 does not fail."""
+    rig.faults._script.clear()
+
+
 def versions(rig: Rig, key: str) -> list[bytes]:
     """The bytes of each version of a key, oldest first; a delete marker fails."""
     history = rig.setup.server.bucket(BUCKET).versions.get(key, [])

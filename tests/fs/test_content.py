@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from s3blobfs.fs.content import TRANSITIONS, Content, Event, State
+from s3blobfs.types import BlobContent, BlobLocation, ContentDigests
 
 ALLOWED = {
     (State.EMPTY, Event.STAGE): State.DIRTY,
@@ -37,13 +38,11 @@ def test_the_table_says_nothing_else() -> None:
 
 
 def test_every_state_is_reached_and_left() -> None:
-    assert {after for after in TRANSITIONS.values()} == set(State)
+    assert set(TRANSITIONS.values()) == set(State)
     assert {before for before, _ in TRANSITIONS} == set(State)
 
 
 def test_an_upload_of_an_earlier_content_changes_nothing() -> None:
-    from s3blobfs.types import BlobContent, BlobLocation, ContentDigests
-
     blob = BlobContent(1, 1, BlobLocation("key", None, "key"), "etag", ContentDigests(1, b"", b"", b""))
     sealed = Content(State.SEALED, upload_id=7)
     assert not sealed.stored(6, blob)

@@ -6,13 +6,14 @@ import errno
 import os
 import stat
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
 from s3blobfs.config import OBJECT_MAX_BYTES
-from s3blobfs.fs.attributes import AttributeChanges, Attributes
+from s3blobfs.fs.attributes import AttributeChanges, Attributes, Caller
 from s3blobfs.types import Keying
 from tests.fs.calls import Clock, find, make_file, opened_file, pattern, refused, resize, versions, xattr
 from tests.support.rig import BUCKET, ROOT, USER, Rig, Setup, open_rig
@@ -65,7 +66,9 @@ async def test_attributes_survive_a_remount(any_setup: Setup) -> None:
         made = await rig.write_file(b"f", b"content")
         await rig.fs.setattr(
             made.inode_id,
-            AttributeChanges(mode=0o6755, uid=2**32 - 2, gid=3, atime_ns=123, mtime_ns=1_600_000_000_000_000_001),
+            AttributeChanges(
+                mode=0o6755, uid=2**32 - 2, gid=3, atime_ns=123, mtime_ns=1_600_000_000_000_000_001
+            ),
         )
         before = await rig.fs.getattr(made.inode_id)
     async with open_rig(any_setup) as rig:
@@ -398,7 +401,7 @@ async def test_emptied_while_the_upload_is_in_flight(any_rig: Rig) -> None:
 
 @pytest.mark.parametrize("flush_first", [True, False], ids=["stored before", "never stored"])
 async def test_unlinked_while_open(any_setup: Setup, flush_first: bool) -> None:
-    async with open_rig(Setup(**{**vars_of(any_setup), "grace_s": 0.0})) as rig:
+    async with open_rig(replace(any_setup, grace_s=0.0)) as rig:
         opened, made = await rig.fs.create(ROOT, b"f", 0o644, os.O_RDWR, USER)
         await rig.fs.write(opened.handle, 0, b"content")
         if flush_first:
@@ -424,8 +427,8 @@ async def test_unlinked_while_open(any_setup: Setup, flush_first: bool) -> None:
 
 
 async def test_unlinked_while_the_upload_is_in_flight(any_setup: Setup) -> None:
-    async with open_rig(Setup(**{**vars_of(any_setup), "grace_s": 0.0})) as rig:
-        opened, made = await rig.fs.create(ROOT, b"f", 0o644, os.O_RDWR, USER)
+    async with open_rig(replace(any_setup, grace_s=0.0)) as rig:
+        opened, _ = await rig.fs.create(ROOT, b"f", 0o644, os.O_RDWR, USER)
         await rig.fs.write(opened.handle, 0, b"content")
         stall = rig.faults.on("put", nth=1).stalls()
         async with trio.open_nursery() as nursery:
@@ -442,7 +445,7 @@ async def test_unlinked_while_the_upload_is_in_flight(any_setup: Setup) -> None:
 
 
 async def test_removed_altogether_while_the_upload_is_in_flight(any_setup: Setup) -> None:
-    async with open_rig(Setup(**{**vars_of(any_setup), "grace_s": 0.0})) as rig:
+    async with open_rig(replace(any_setup, grace_s=0.0)) as rig:
         opened, made = await rig.fs.create(ROOT, b"f", 0o644, os.O_RDWR, USER)
         await rig.fs.write(opened.handle, 0, b"content")
         stall = rig.faults.on("put", nth=1).stalls()
@@ -456,10 +459,6 @@ async def test_removed_altogether_while_the_upload_is_in_flight(any_setup: Setup
         await rig.reaper.drain()
         assert rig.setup.server.bucket(BUCKET).versions == {}
         await rig.fs.forget([(made.inode_id, 1)])
-
-
-def vars_of(setup: Setup) -> dict[str, object]:
-    return {name: getattr(setup, name) for name in Setup.__dataclass_fields__}
 
 
 async def test_many_readers_of_an_unlinked_file(any_rig: Rig) -> None:
@@ -531,8 +530,6 @@ async def test_statfs_counts_what_is_there(rig: Rig) -> None:
 
 
 async def test_access_goes_by_the_bits(rig: Rig) -> None:
-    from s3blobfs.fs.attributes import Caller
-
     made = await make_file(rig, b"f")
     await rig.fs.setattr(made.inode_id, AttributeChanges(mode=0o640, uid=10, gid=20))
     owner, member, other = Caller(10, 99), Caller(11, 99, groups=frozenset({20})), Caller(12, 99)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -185,19 +186,19 @@ async def test_what_is_no_name_is_refused_by_every_call(rig: Rig) -> None:
         (b"a/b", errno.EINVAL),
         (b"a\0b", errno.EINVAL),
     ):
-        calls = [
-            lambda name=name: fs.create(directory, name, 0o644, os.O_RDWR, USER),
-            lambda name=name: fs.mknod(directory, name, 0o644, 0, USER),
-            lambda name=name: fs.mkdir(directory, name, 0o755, USER),
-            lambda name=name: fs.symlink(directory, name, b"target", USER),
-            lambda name=name: fs.link(made.inode_id, directory, name),
-            lambda name=name: fs.unlink(directory, name),
-            lambda name=name: fs.rmdir(directory, name),
-            lambda name=name: fs.rename(directory, name, ROOT, b"other"),
-            lambda name=name: fs.rename(ROOT, b"f", directory, name),
+        calls: list[Callable[[], Awaitable[object]]] = [
+            partial(fs.create, directory, name, 0o644, os.O_RDWR, USER),
+            partial(fs.mknod, directory, name, 0o644, 0, USER),
+            partial(fs.mkdir, directory, name, 0o755, USER),
+            partial(fs.symlink, directory, name, b"target", USER),
+            partial(fs.link, made.inode_id, directory, name),
+            partial(fs.unlink, directory, name),
+            partial(fs.rmdir, directory, name),
+            partial(fs.rename, directory, name, ROOT, b"other"),
+            partial(fs.rename, ROOT, b"f", directory, name),
         ]
         if name not in (b".", b".."):
-            calls.append(lambda name=name: fs.lookup(directory, name))
+            calls.append(partial(fs.lookup, directory, name))
         for call in calls:
             with refused(expected):
                 await call()
@@ -221,11 +222,11 @@ async def test_taken_names_are_refused(rig: Rig) -> None:
     await fs.symlink(ROOT, b"s", b"target", USER)
     for name in (b"f", b"d", b"s"):
         for call in (
-            lambda name=name: fs.mknod(ROOT, name, 0o644, 0, USER),
-            lambda name=name: fs.mkdir(ROOT, name, 0o755, USER),
-            lambda name=name: fs.symlink(ROOT, name, b"target", USER),
-            lambda name=name: fs.link(made.inode_id, ROOT, name),
-            lambda name=name: fs.create(ROOT, name, 0o644, os.O_RDWR | os.O_CREAT | os.O_EXCL, USER),
+            partial(fs.mknod, ROOT, name, 0o644, 0, USER),
+            partial(fs.mkdir, ROOT, name, 0o755, USER),
+            partial(fs.symlink, ROOT, name, b"target", USER),
+            partial(fs.link, made.inode_id, ROOT, name),
+            partial(fs.create, ROOT, name, 0o644, os.O_RDWR | os.O_CREAT | os.O_EXCL, USER),
         ):
             with refused(errno.EEXIST):
                 await call()
@@ -251,11 +252,11 @@ async def test_a_missing_parent_is_refused(rig: Rig) -> None:
         (987_654, errno.ENOENT),
     ):
         for call in (
-            lambda parent=parent: rig.fs.create(parent, b"x", 0o644, os.O_RDWR, USER),
-            lambda parent=parent: rig.fs.mkdir(parent, b"x", 0o755, USER),
-            lambda parent=parent: rig.fs.symlink(parent, b"x", b"t", USER),
-            lambda parent=parent: rig.fs.link(made.inode_id, parent, b"x"),
-            lambda parent=parent: rig.fs.rename(ROOT, b"f", parent, b"x"),
+            partial(rig.fs.create, parent, b"x", 0o644, os.O_RDWR, USER),
+            partial(rig.fs.mkdir, parent, b"x", 0o755, USER),
+            partial(rig.fs.symlink, parent, b"x", b"t", USER),
+            partial(rig.fs.link, made.inode_id, parent, b"x"),
+            partial(rig.fs.rename, ROOT, b"f", parent, b"x"),
         ):
             with refused(expected):
                 await call()

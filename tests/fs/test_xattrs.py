@@ -19,7 +19,12 @@ OURS = ("state", "key", "version_id", "digest", "sha256", "store")
 
 
 async def test_set_get_list_remove(any_setup: Setup) -> None:
-    values = {b"user.text": b"value", b"user.empty": b"", b"trusted.bin": bytes(range(256)), b"security.x": b"y"}
+    values = {
+        b"user.text": b"value",
+        b"user.empty": b"",
+        b"trusted.bin": bytes(range(256)),
+        b"security.x": b"y",
+    }
     async with open_rig(any_setup) as rig:
         made = await make_file(rig, b"f")
         for name, value in values.items():
@@ -157,8 +162,7 @@ async def test_ours_are_of_regular_files(rig: Rig) -> None:
 
 
 async def test_state_from_staged_to_stored(any_setup: Setup) -> None:
-    setup = Setup(**{name: getattr(any_setup, name) for name in Setup.__dataclass_fields__})
-    async with open_rig(setup) as rig:
+    async with open_rig(any_setup) as rig:
         opened, made = await rig.fs.create(ROOT, b"f", 0o644, os.O_RDWR, USER)
         assert await xattr(rig, made.inode_id, "state") == "stored"  # empty: nothing is missing in S3
         await rig.fs.write(opened.handle, 0, b"content")
