@@ -36,7 +36,7 @@ from s3blobfs.control.tracefile import TraceRecorder
 from s3blobfs.errors import S3BlobFSError, UsageError
 from s3blobfs.fs.facade import Filesystem
 from s3blobfs.fuse.mount import serve, terminate
-from s3blobfs.index import settings, stores
+from s3blobfs.index import settings, stores, uploads
 from s3blobfs.index.database import Database
 from s3blobfs.index.transaction import Transaction
 from s3blobfs.s3.client import make_client_factory
@@ -53,6 +53,7 @@ from s3blobfs.volume.descriptor import (
 from s3blobfs.volume.lock import LockHolder, VolumeLock
 from s3blobfs.volume.making import MadeVolume, NewVolume, make_volume_in
 from s3blobfs.volume.paths import VolumePaths
+from s3blobfs.volume.tier_mark import claim_tier
 from s3blobfs.writeback.reaper import Reaper
 from s3blobfs.writeback.recovery import recover
 from s3blobfs.writeback.uploader import Uploader
@@ -150,13 +151,19 @@ class _Mount:
             stack.push_async_callback(factory.aclose)
             clients = BucketClients(factory)
             stack.push_async_callback(clients.aclose)
-            db = Database.open(options.index_path, tracer=tracer, commit_delay_s=options.commit_delay_s)
+            db = Database.open(
+                options.index_path,
+                tracer=tracer,
+                commit_delay_s=options.commit_delay_s,
+                read_only=options.read_only,
+            )
             stack.push_async_callback(db.aclose)
             volume = await self._agree(db, clients)
             configs = await db.read(stores.every)
             tier = Tier(options.tier, options.read, tracer)
             stack.push_async_callback(tier.aclose)
             await tier.start()
+            await self._claim_tier(db, volume)
             blob_stores = {
                 config.id: open_store(config, clients.of(config.bucket), tracer) for config in configs
             }
@@ -179,14 +186,28 @@ class _Mount:
             parts = _Parts(volume, db, tier, blob_stores, clients, filesystem, recorder)
             async with trio.open_nursery() as background:
                 await background.start(self._heed_signals)
-                for run in (db.run, tier.run, filesystem.uploader.run, reaper.run):
-                    await background.start(run)
-                report = await recover(db, tier, blob_stores, filesystem.uploader, reaper)
-                await filesystem.resume(report.contents)
+                await background.start(db.run)
+                await background.start(tier.run)
+                if not options.read_only:
+                    report = await recover(db, tier, blob_stores, filesystem.uploader, reaper)
+                    await filesystem.resume(report.contents)
+                    # Only now: an upload that ended before would find its content not shown yet.
+                    await background.start(filesystem.uploader.run)
+                    await background.start(reaper.run)
                 self._control = ControlServer(self._paths.control_socket, self._handlers(parts))
                 await nursery.start(self._control.run)
                 await self._serve(parts)
                 background.cancel_scope.cancel()
+
+    async def _claim_tier(self, db: Database, volume: VolumeSettings) -> None:
+        """See to it that what the index says is staged can be there."""
+        staged = await db.read(uploads.pending)
+        if staged.files and self._options.read_only:
+            raise UsageError(
+                f"{staged.files} files are not in S3 yet, and a read-only mount cannot bring them there: "
+                "mount without --read-only once"
+            )
+        claim_tier(self._options.tier.directory, volume.volume_id, staged.files)
 
     async def _agree(self, db: Database, clients: BucketClients) -> VolumeSettings:
         """Check that index and bucket are of the same volume."""
@@ -195,7 +216,7 @@ class _Mount:
             return VolumeDescriptor(settings.load(tx), tuple(stores.every(tx)))
 
         in_index = await db.read(read)
-        if not compare(self._descriptor, in_index):
+        if not compare(self._descriptor, in_index) and not self._options.read_only:
             logger.info("the volume's description in the bucket is behind the index, and is replaced")
             await replace_descriptor(clients.of(in_index.settings.bucket), in_index)
         return in_index.settings

@@ -183,7 +183,10 @@ class Writing:
         staged = content.staged
         assert staged is not None
         config = core.store_of(inode)
-        await core.uploader.admit(staged.size_bytes)
+        if core.durability is Durability.DISK:
+            # With S3 the closer waits for its upload anyway, and must hear of an outage instead of waiting
+            # for room in the queue.
+            await core.uploader.admit(staged.size_bytes)
         digests = await staged.seal(rename=config.cached)
         dropped = core.uploader.supersede(inode.id)
         mtime_ns, ctime_ns, atime_ns = inode.mtime_ns, inode.ctime_ns, inode.atime_ns
