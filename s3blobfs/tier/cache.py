@@ -20,8 +20,6 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 
 import trio
 
@@ -31,6 +29,7 @@ from s3blobfs.tier.entry import CacheEntry, Fill, Record, is_unaltered, stamp_mt
 from s3blobfs.tier.layout import TEMPORARY_PREFIX, Directory, TierLayout, entry_name
 from s3blobfs.tier.localio import SharedFd, in_disk_thread, local_errors
 from s3blobfs.tier.scan import scan, time_grain_ns
+from s3blobfs.tier.session import Session
 from s3blobfs.tier.space import Space, Use
 from s3blobfs.tier.staging import StagedFile
 from s3blobfs.trace import Arrow, Local, Party, Tracer
@@ -52,7 +51,7 @@ def _inode_of(record: Record) -> int:
 
 
 class Cache:
-    """The entries of one mount. ``now_ns`` (of the epoch) is for tests."""
+    """The entries of one mount. ``session`` and ``now_ns`` (of the epoch) are for tests."""
 
     def __init__(
         self,
@@ -60,11 +59,14 @@ class Cache:
         space: Space,
         tracer: Tracer,
         *,
+        session: Session | None = None,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._layout = layout
         self._space = space
         self._tracer = tracer
+        self._unsynced = False
+        self._session = session or Session(layout)
         self._now_ns = now_ns
         self._records: dict[tuple[int, str], Record] = {}
         self._idle: OrderedDict[tuple[int, str], Record] = OrderedDict()  # unpinned, oldest use first
@@ -76,8 +78,7 @@ class Cache:
     async def start(self) -> None:
         """Find what earlier mounts left; evict what is over the limit. :class:`TierUnavailable`."""
         with local_errors(f"scanning {self._layout.directory}"):
-            self._stamp_grain_ns = await in_disk_thread(partial(time_grain_ns, self._layout))
-            records = await in_disk_thread(partial(scan, self._layout, self._stamp_grain_ns))
+            records = await in_disk_thread(self._scan)
         for record in records:
             self._records[record.key] = record
             self._space.adopt(record.charged, Use.CACHED)
@@ -86,6 +87,25 @@ class Cache:
             if len(same := list(names)) > 1:
                 self._names_of[inode] = same
         await self._space.trim()
+
+    def _scan(self) -> list[Record]:
+        self._stamp_grain_ns = time_grain_ns(self._layout)
+        distrusted_from_ns = self._session.begin()
+        records = scan(self._layout, self._stamp_grain_ns, distrusted_from_ns)
+        if distrusted_from_ns is not None:
+            try:
+                self._session.distrusted_are_gone()
+            except OSError as error:
+                log.warning("cached files will be dropped at the next mount: %s", error)
+        return records
+
+    async def sync(self) -> None:
+        """Bring the entries to the disk, so that they are good after a power failure too. Called when the
+        mount ends. :class:`TierUnavailable`."""
+        if self._unsynced:
+            with local_errors(f"syncing {self._layout.directory}"):
+                await in_disk_thread(self._session.sync)
+            self._unsynced = False
 
     # -- status ----------------------------------------------------------------------------------------
 
@@ -197,6 +217,7 @@ class Cache:
         )
         self._names_of.setdefault(source.inode, [source]).append(record)
         self._records[key] = record
+        self._unsynced = True
         self._park(record)
         self._tracer.step(Local.CACHE, Arrow.TO_DASHED, Local.CACHE, "link", new_cache_name)
         return True
@@ -258,6 +279,7 @@ class Cache:
         )
         record.file = file.acquire()
         self._records[record.key] = record
+        self._unsynced = True
         return self._pin(record)
 
     def _pin_checked(self, record: Record, size_bytes: int) -> CacheEntry:
@@ -288,7 +310,7 @@ class Cache:
 
     def _pin(self, record: Record) -> CacheEntry:
         record.pins += 1
-        return CacheEntry(record, self._path(record), self._unpin)
+        return CacheEntry(record, self._layout.store(record.key[0]), self._unpin)
 
     def _unpin(self, record: Record) -> None:
         record.pins -= 1
@@ -342,6 +364,6 @@ class Cache:
         if len(names) == 1:
             del self._names_of[record.inode]
 
-    def _path(self, record: Record) -> Path:
+    def _path(self, record: Record) -> str:
         store_id, name = record.key
-        return self._layout.store(store_id).path / name
+        return self._layout.store(store_id).locate(name)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from s3blobfs.tier.layout import Directory, TierLayout
-from s3blobfs.tier.localio import SharedFd, local_errors, read_at, write_at
+from s3blobfs.tier.localio import SharedFd, local_errors, read_at, tier_error, write_at
 from s3blobfs.tier.space import Space, Use
 
 _SECOND_NS = 10**9
@@ -52,14 +52,19 @@ def is_unaltered(status: os.stat_result, size_bytes: int, stamp_grain_ns: int) -
 class CacheEntry:
     """A pinned entry: its bytes can be read until :meth:`unpin`, whatever becomes of its name."""
 
-    __slots__ = ("_file", "_record", "_unpin", "path", "size_bytes")
+    __slots__ = ("_directory", "_file", "_record", "_unpin", "size_bytes")
 
-    def __init__(self, record: Record, path: Path, unpin: Callable[[Record], None]) -> None:
+    def __init__(self, record: Record, directory: Directory, unpin: Callable[[Record], None]) -> None:
         self._record = record
+        self._directory = directory
         self._unpin = unpin
         self._file = record.file
-        self.path = path
         self.size_bytes = record.size_bytes
+
+    @property
+    def path(self) -> Path:
+        """Where the file is, unless it was removed since."""
+        return self._directory.path / self._record.key[1]
 
     @property
     def fd(self) -> int:
@@ -70,8 +75,9 @@ class CacheEntry:
         """Up to ``size`` bytes from ``offset``, short only at the end. :class:`TierUnavailable`."""
         file = self._opened().acquire()
         try:
-            with local_errors(f"reading {self.path}"):
-                return await read_at(file.fd, offset, min(size, self.size_bytes - offset))
+            return await read_at(file.fd, offset, min(size, self.size_bytes - offset))
+        except OSError as error:
+            raise tier_error(error, f"reading {self._directory.locate(self._record.key[1])}") from error
         finally:
             file.release()
 
@@ -107,7 +113,7 @@ class Fill:
         self.directory = directory
         self.name = name
         self.size_bytes = size_bytes
-        self.path = directory.path / name
+        self.path = directory.locate(name)
         with local_errors(f"making {self.path}"):
             self._file: SharedFd | None = SharedFd(directory.create(name))
             os.ftruncate(self._file.fd, size_bytes)
@@ -137,8 +143,9 @@ class Fill:
         """Of bytes that were written. :class:`TierUnavailable`."""
         file = self.file.acquire()
         try:
-            with local_errors(f"reading {self.path}"):
-                return await read_at(file.fd, offset, size)
+            return await read_at(file.fd, offset, size)
+        except OSError as error:
+            raise tier_error(error, f"reading {self.path}") from error
         finally:
             file.release()
 

@@ -2,6 +2,7 @@
 
     DIRECTORY/
       staging/             files being written: bin_<random>.tmp, sealed_<random>
+      session.json         see :mod:`s3blobfs.tier.session`
       cache/<store id>/    whole immutable contents under their cache names; .* is unfinished or doomed
 
 Directories have mode 0700 and files 0600. Everything is opened relative to a directory's descriptor and
@@ -61,11 +62,16 @@ def entry_name(cache_name: str) -> str:
 class Directory:
     """An open directory of ours. Methods raise ``OSError``; names are single components."""
 
-    __slots__ = ("fd", "path")
+    __slots__ = ("_text", "fd", "path")
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
+        self._text = str(path)
         self.fd = fd
+
+    def locate(self, name: str) -> str:
+        """The path of a file, for a message."""
+        return f"{self._text}/{name}"
 
     def create(self, name: str) -> int:
         """A new file, open for reading and writing; ``FileExistsError`` when the name is taken."""

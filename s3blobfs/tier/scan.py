@@ -31,13 +31,15 @@ def time_grain_ns(layout: TierLayout) -> int:
     return next((grain for grain in _GRAINS_NS if wanted_ns - wanted_ns % grain == kept_ns), _GRAINS_NS[-1])
 
 
-def scan(layout: TierLayout, stamp_grain_ns: int) -> list[Record]:
+def scan(layout: TierLayout, stamp_grain_ns: int, distrusted_from_ns: int | None) -> list[Record]:
     """The entries on the disk, least recently used first. What a mount left unfinished is removed, and so
     is, with a warning, what was altered meanwhile. Raises ``OSError``.
 
+    ``distrusted_from_ns``: entries from this mtime on may have lost bytes in a crash of the machine.
     Of an inode with several names every record but the first has no charge."""
     found: list[Record] = []
     inodes: set[int] = set()
+    distrusted = 0
     for store_id in layout.store_ids():
         directory = layout.store(store_id)
         with os.scandir(directory.fd) as names:
@@ -47,11 +49,15 @@ def scan(layout: TierLayout, stamp_grain_ns: int) -> list[Record]:
                     continue
                 status = entry.stat(follow_symlinks=False)
                 if not stat.S_ISREG(status.st_mode):
-                    log.warning("%s is none of our files; remove it", directory.path / entry.name)
+                    log.warning("%s is none of our files; remove it", directory.locate(entry.name))
                     continue
                 if not is_unaltered(status, status.st_size, stamp_grain_ns):
-                    log.warning("cached file %s was altered; dropped", directory.path / entry.name)
+                    log.warning("cached file %s was altered; dropped", directory.locate(entry.name))
                     directory.unlink(entry.name)
+                    continue
+                if distrusted_from_ns is not None and status.st_mtime_ns >= distrusted_from_ns:
+                    directory.unlink(entry.name)
+                    distrusted += 1
                     continue
                 charged = 0 if status.st_ino in inodes else min(status.st_blocks * 512, status.st_size)
                 inodes.add(status.st_ino)
@@ -64,5 +70,7 @@ def scan(layout: TierLayout, stamp_grain_ns: int) -> list[Record]:
                         touched_ns=status.st_atime_ns,
                     )
                 )
+    if distrusted:
+        log.info("the machine was not shut down in order: %d cached files dropped", distrusted)
     found.sort(key=lambda record: record.touched_ns)
     return found

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from s3blobfs.config import MIB
 from s3blobfs.errors import DamagedContent
 from s3blobfs.tier.copying import copy_range
-from s3blobfs.tier.digest import DigestFollower
+from s3blobfs.tier.digest import DigestFollower, file_digests
 from s3blobfs.tier.layout import INLINE_FREE_BYTES, Directory
 from s3blobfs.tier.localio import (
     NO_SPACE,
@@ -100,6 +100,10 @@ class StagedFile:
         """Where the file is now; a seal and a promotion change it."""
         return self._directory.path / self.name
 
+    @property
+    def _where(self) -> str:
+        return self._directory.locate(self.name)
+
     # -- the descriptor --------------------------------------------------------------------------------
 
     @property
@@ -132,7 +136,7 @@ class StagedFile:
         if self._file is None:
             if self.gone and self._directory is self._layout.staging:
                 raise RuntimeError(f"{self.name} is discarded")
-            with local_errors(f"opening {self.path}"):
+            with local_errors(f"opening {self._where}"):
                 self._file = SharedFd(self._directory.open(self.name, writable=not self.sealed))
         return self._file
 
@@ -166,16 +170,21 @@ class StagedFile:
         self._must_be_writable()
         self.written = True
         self._follower.about_to_change(offset)
-        with self.opened() as file:
-            try:
-                await self._write_at(file.fd, data, offset)
-            except OSError as error:
-                self._undo_growth(file.fd)
-                raise tier_error(error, f"writing {self.path}") from error
+        file = self._opened().acquire()
+        try:
+            await self._write_at(file.fd, data, offset)
             self.size_bytes = max(self.size_bytes, end)
             self._follower.wrote(offset, end, file)
             if self._uncounted >= _RECOUNT_BYTES:
                 self._recount(file.fd)
+        except OSError as error:
+            self._undo_growth(file.fd)
+            raise tier_error(error, f"writing {self._where}") from error
+        except BaseException:
+            self._undo_growth(file.fd)  # cancelled before it began
+            raise
+        finally:
+            file.release()
         return length
 
     async def _write_at(self, fd: int, data: Buffer, offset: int) -> None:
@@ -194,7 +203,7 @@ class StagedFile:
         self.written = True
         shrinks_by = self.size_bytes - size_bytes
         self._follower.about_to_change(min(size_bytes, self.size_bytes))
-        with self.opened() as file, local_errors(f"truncating {self.path}"):
+        with self.opened() as file, local_errors(f"truncating {self._where}"):
             if shrinks_by > INLINE_FREE_BYTES:
                 await in_disk_thread(partial(os.ftruncate, file.fd, size_bytes))
             else:
@@ -212,7 +221,7 @@ class StagedFile:
     async def sync(self) -> None:
         """fdatasync(2), and the directory once per name: after a power failure the bytes are there."""
         directory, name = self._directory, self.name
-        with self.opened() as file, local_errors(f"syncing {self.path}"):
+        with self.opened() as file, local_errors(f"syncing {self._where}"):
             await in_disk_thread(partial(os.fdatasync, file.fd))
             if self._synced_name != name:
                 await in_disk_thread(partial(os.fsync, directory.fd))
@@ -224,7 +233,7 @@ class StagedFile:
 
     def _undo_growth(self, fd: int) -> None:
         """A write failed half way: no byte of it may show beyond the length the file had."""
-        with local_errors(f"truncating {self.path} after a failed write"):
+        with local_errors(f"truncating {self._where} after a failed write"):
             os.ftruncate(fd, self.size_bytes)
             self._recount(fd)
 
@@ -235,12 +244,17 @@ class StagedFile:
         size = min(size, self.size_bytes - offset)
         if size <= 0:
             return b""
-        with self.opened() as file, local_errors(f"reading {self.path}"):
+        file = self._opened().acquire()
+        try:
             return await read_at(file.fd, offset, size)
+        except OSError as error:
+            raise tier_error(error, f"reading {self._where}") from error
+        finally:
+            file.release()
 
     def allocated_bytes(self) -> int:
         """What the file occupies on the disk (stat's ``st_blocks``)."""
-        with self.opened() as file, local_errors(f"stat of {self.path}"):
+        with self.opened() as file, local_errors(f"stat of {self._where}"):
             return os.fstat(file.fd).st_blocks * 512
 
     # -- the end ---------------------------------------------------------------------------------------
@@ -255,7 +269,7 @@ class StagedFile:
         self._sealing = True
         try:
             with self.opened() as file:
-                with local_errors(f"computing the digests of {self.path}"):
+                with local_errors(f"computing the digests of {self._where}"):
                     digests = await self._follower.finish(file.fd, self.size_bytes)
                 self._trace_write()
                 if rename:
@@ -274,10 +288,18 @@ class StagedFile:
         new_name = other_name(self.name)
         if new_name is None or SEALED_NAME.fullmatch(self.name):
             return  # renamed before a crash that came before the journal knew
-        with local_errors(f"renaming {self.path}"):
+        with local_errors(f"renaming {self._where}"):
             self._layout.rename(self._directory, self.name, self._directory, new_name)
         self._staging.renamed(self, new_name)
         self._staging.tracer.step(self.local, Arrow.TO_DASHED, self.local, "rename", new_name)
+
+    async def verify(self) -> bool:
+        """Whether a sealed file still has the bytes it was sealed with: one that a journal of an earlier
+        boot names may have lost some. Reads all of it."""
+        assert self.digests is not None, "only sealed files have known digests"
+        with self.opened() as file, local_errors(f"reading {self._where}"):
+            found = await file_digests(file.fd, self.size_bytes)
+        return found == self.digests
 
     async def unseal_copy(self) -> StagedFile:
         """A new writable file with the same bytes; this one stays as it is."""
@@ -289,7 +311,7 @@ class StagedFile:
         again, and after a promotion, to no effect."""
         if self.gone:
             return
-        with local_errors(f"removing {self.path}"):
+        with local_errors(f"removing {self._where}"):
             self._layout.unlink(self._directory, self.name, self.size_bytes)
         self._leave()
         self.close_if_idle()
@@ -344,16 +366,16 @@ class StagedFile:
             try:
                 self._sparse = await copy_range(source_fd, file.fd, size_bytes, self._charge)
             except OSError as error:
-                raise tier_error(error, f"copying into {self.path}") from error
+                raise tier_error(error, f"copying into {self._where}") from error
             self.size_bytes = size_bytes
 
     def adopt_from_disk(self) -> None:
         """Learn length and accounts of a file that an earlier mount left."""
-        with self.opened() as file, local_errors(f"stat of {self.path}"):
+        with self.opened() as file, local_errors(f"stat of {self._where}"):
             status = os.fstat(file.fd)
             if self.digests is not None and self.digests.size_bytes != status.st_size:
                 raise DamagedContent(
-                    f"{self.path} has {status.st_size} bytes; it was sealed with {self.digests.size_bytes}"
+                    f"{self._where} has {status.st_size} bytes; it was sealed with {self.digests.size_bytes}"
                 )
             self.size_bytes = status.st_size
             self._sparse = status.st_blocks * 512 < status.st_size

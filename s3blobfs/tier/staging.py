@@ -45,7 +45,7 @@ class Staging:
         """A new, empty file; or one with the first ``size_bytes`` of ``source``, a path or a descriptor
         that stays open meanwhile. :class:`TierFull`, :class:`TierUnavailable`."""
         name = f"bin_{self._random_part()}.tmp"
-        with local_errors(f"making {self.layout.staging.path / name}"):
+        with local_errors(f"making {self.layout.staging.locate(name)}"):
             file = SharedFd(self.layout.staging.create(name))
         staged = self._live[name] = StagedFile(self, name, local, file, None)
         if source is not None:
@@ -79,7 +79,7 @@ class Staging:
         for live in (name, other):
             if live in self._live:
                 return self._live[live]
-        with local_errors(f"opening staged file {self.layout.staging.path / name}"):
+        with local_errors(f"opening staged file {self.layout.staging.locate(name)}"):
             try:
                 fd = self.layout.staging.open(name, writable=digests is None)
             except FileNotFoundError:

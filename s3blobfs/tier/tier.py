@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from s3blobfs.config import ReadOptions, TierOptions
+from s3blobfs.errors import TierError
 from s3blobfs.tier.cache import Cache
 from s3blobfs.tier.fetch import Fetcher
 from s3blobfs.tier.layout import TierLayout
 from s3blobfs.tier.space import Space
 from s3blobfs.tier.staging import Staging
 from s3blobfs.trace import Tracer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class Tier:
     Order of use: :meth:`start`, :meth:`run` in the mount's nursery, :meth:`aclose` when that has ended."""
 
     def __init__(self, options: TierOptions, read: ReadOptions, tracer: Tracer) -> None:
+        self._closed = False
         self.layout = TierLayout(options.directory)
         self.space = Space(options)
         self.staging = Staging(self.layout, self.space, tracer)
@@ -60,8 +65,16 @@ class Tier:
         await self.fetcher.run(task_status=task_status)
 
     async def aclose(self) -> None:
-        """Let another mount have the directories. Files stay."""
+        """Bring the cache to the disk and let another mount have the directories. Files stay. May be called
+        twice."""
+        if self._closed:
+            return
+        self._closed = True
         with trio.CancelScope(shield=True):
+            try:
+                await self.cache.sync()
+            except TierError as error:
+                log.warning("%s; the newest cached files may be dropped at the next mount", error)
             await trio.to_thread.run_sync(self.layout.close)
 
     def status(self) -> TierStatus:

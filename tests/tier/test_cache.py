@@ -109,6 +109,7 @@ async def test_a_promotion_the_disk_refuses(tier: Tier, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("name", ["../../escape", "/etc/passwd", ".fill_x", "bin_0.tmp", "ä", "x" * 300])
 async def test_hostile_names_stay_inside(tier: Tier, make_tier: MakeTier, name: str) -> None:
+    await tier.start()
     (await cached(tier, name)).unpin()
     assert names_in(tier) == [entry_name(name)]
     tier = make_tier()
@@ -236,6 +237,7 @@ async def test_links_of_pinned_entries(tier: Tier) -> None:
 
 
 async def test_links_survive_a_restart_accounted_once(tier: Tier, make_tier: MakeTier) -> None:
+    await tier.start()
     (await cached(tier, "id1@v1", b"x" * 1000)).unpin()
     assert await tier.cache.link(1, "id1@v1", 2, "id2@v2")
     tier = make_tier()
@@ -323,6 +325,7 @@ async def test_an_entry_of_another_length_than_asked_for(tier: Tier) -> None:
 async def test_an_entry_altered_between_mounts(
     tier: Tier, make_tier: MakeTier, alter: Callable[[Path], None]
 ) -> None:
+    await tier.start()
     entry = await cached(tier, "id1@v1")
     entry.unpin()
     alter(entry.path)
@@ -381,6 +384,7 @@ async def test_entries_and_their_order_survive(make_tier: MakeTier, tracer: Trac
         return now_ns
 
     cache = Cache(tier.layout, tier.space, tracer, now_ns=clock)
+    await cache.start()
     for number in range(5):
         entry = await cache.promote(await sealed(tier, bytes(10)), 1, f"id{number}")
         assert entry is not None
@@ -401,6 +405,7 @@ async def test_entries_and_their_order_survive(make_tier: MakeTier, tracer: Trac
 
 async def test_a_lower_limit_holds_from_the_start(make_tier: MakeTier) -> None:
     tier = make_tier()
+    await tier.start()
     for number in range(5):
         (await cached(tier, f"id{number}", bytes(10 * KIB))).unpin()
     tier = make_tier(size_limit_bytes=25 * KIB)
@@ -411,6 +416,7 @@ async def test_a_lower_limit_holds_from_the_start(make_tier: MakeTier) -> None:
 async def test_the_scan_is_made_in_a_thread(
     tier: Tier, make_tier: MakeTier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    await tier.start()
     (await cached(tier, "id1@v1")).unpin()
     tier = make_tier()
     here = threading.get_ident()
