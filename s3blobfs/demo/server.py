@@ -88,12 +88,12 @@ class DemoServer:
             self._save(replace(self._state, process=ProcessId.of(process.pid)))
         self._wait_until_it_answers()
 
-    def stop(self) -> bool:
-        """End it; whether it ran."""
+    def stop(self, grace_s: float = STOP_TIMEOUT_S) -> bool:
+        """End it, if need be by force after ``grace_s``; whether it ran."""
         process = self._state.process
         ran = process is not None and process.is_running
         if process is not None:
-            process.end(STOP_TIMEOUT_S)
+            process.end(grace_s)
             self._save(replace(self._state, process=None))
         return ran
 

@@ -1,0 +1,71 @@
+"""What was measured, put together: medians over the rounds, spread, and ratios to the limits."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from benchlib.measure import Sample, Unit
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One row on one target: the medians of its rounds."""
+
+    rate: float
+    slowest: float
+    fastest: float
+    seconds: float
+    cpu_s: float
+    peak_memory_bytes: int | None
+    requests: Mapping[str, int]
+    rounds: int
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Result:
+        rates = [sample.rate for sample in samples]
+        kinds = sorted({kind for sample in samples for kind in sample.requests})
+        peaks = [sample.peak_memory_bytes for sample in samples if sample.peak_memory_bytes is not None]
+        return cls(
+            rate=statistics.median(rates),
+            slowest=min(rates),
+            fastest=max(rates),
+            seconds=statistics.median(sample.seconds for sample in samples),
+            cpu_s=statistics.median(sample.cpu_s for sample in samples),
+            peak_memory_bytes=max(peaks, default=None),
+            requests={
+                kind: statistics.median_high(sample.requests.get(kind, 0) for sample in samples)
+                for kind in kinds
+            },
+            rounds=len(samples),
+        )
+
+    @property
+    def spread(self) -> float:
+        """How far the fastest and the slowest round are from each other, relative to the median."""
+        return (self.fastest - self.slowest) / self.rate
+
+
+@dataclass(slots=True)
+class Results:
+    """Of a run: samples by row, then by target."""
+
+    units: Mapping[str, Unit]
+    samples: dict[str, dict[str, list[Sample]]] = field(default_factory=dict)
+
+    def add(self, row: str, target: str, sample: Sample) -> None:
+        self.samples.setdefault(row, {}).setdefault(target, []).append(sample)
+
+    def of(self, row: str, target: str) -> Result | None:
+        samples = self.samples.get(row, {}).get(target)
+        return Result.of(samples) if samples else None
+
+    def ratio(self, row: str, target: str, to: str) -> float | None:
+        """Speed relative to another target's."""
+        mine, other = self.of(row, target), self.of(row, to)
+        return None if mine is None or other is None else mine.rate / other.rate
+
+    def targets(self) -> list[str]:
+        """In the order in which they were measured first."""
+        return list(dict.fromkeys(target for by_target in self.samples.values() for target in by_target))

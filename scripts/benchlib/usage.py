@@ -1,0 +1,50 @@
+"""What a process has used: processor time and memory by proc(5), and requests as it counts them itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_USER_TIME_FIELD = 14
+_FIRST_FIELD_AFTER_NAME = 3
+"""proc_pid_stat(5)."""
+_RESET_PEAK = "5"
+"""proc_pid_clear_refs(5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Totals since a process began."""
+
+    cpu_s: float
+    requests: Mapping[str, int] = field(default_factory=dict)
+
+    def since(self, earlier: Usage) -> Usage:
+        """What came in between; requests that did not take place are left out."""
+        requests = {name: count - earlier.requests.get(name, 0) for name, count in self.requests.items()}
+        return Usage(self.cpu_s - earlier.cpu_s, {name: count for name, count in requests.items() if count})
+
+
+def cpu_s(pid: int) -> float:
+    """User and system time of all its threads, those that have ended included."""
+    # The second field is the program's name in parentheses, which may hold anything.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    user, system = fields[_USER_TIME_FIELD - _FIRST_FIELD_AFTER_NAME :][:2]
+    return (int(user) + int(system)) / _TICKS_PER_S
+
+
+def forget_peak_memory(pid: int) -> None:
+    """From here on :func:`peak_memory_bytes` tells of what follows."""
+    Path(f"/proc/{pid}/clear_refs").write_text(_RESET_PEAK)
+
+
+def peak_memory_bytes(pid: int) -> int:
+    """The most that was resident since the start, or since :func:`forget_peak_memory`."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "VmHWM":
+            return int(value.split()[0]) * 1024
+    raise RuntimeError(f"process {pid} has no memory: it has ended")
