@@ -38,6 +38,8 @@ BACKLOG = 16
 LINE_TIMEOUT_S = 10.0
 """For the request to arrive, and for each line of the answer to be taken."""
 PROGRESS_INTERVAL_S = 0.1
+DRAIN_MAX_BYTES = 1024 * 1024
+"""Of a refused request."""
 
 _CREDENTIALS = struct.Struct("3i")
 _READ_BYTES = 4096
@@ -101,6 +103,7 @@ class ControlServer:
                 await self._answer(stream, peer, decode(await _receive_line(stream)))
             except S3BlobFSError as error:
                 await _send(stream, error_message(error))
+                await _drain(stream)
         except (trio.BrokenResourceError, trio.TooSlowError):
             logger.debug("process %d did not wait for the answer to its request", peer.pid)
 
@@ -186,6 +189,16 @@ async def _receive_line(stream: trio.SocketStream) -> bytes:
                 raise MalformedMessage("the request ends early, or is too long")
             line += data
     return bytes(line)
+
+
+async def _drain(stream: trio.SocketStream) -> None:
+    """Take what a refused client may still be sending: closing a socket with something unread in it would
+    reset the connection, and the client would not see why it was refused."""
+    await stream.send_eof()
+    left = DRAIN_MAX_BYTES
+    with trio.fail_after(LINE_TIMEOUT_S):
+        while left > 0 and (data := await stream.receive_some(_READ_BYTES)):
+            left -= len(data)
 
 
 async def _send(stream: trio.SocketStream, message: Json) -> None:
