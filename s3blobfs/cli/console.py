@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from s3blobfs.config import GIB, KIB, MIB, TIB
+
+NO_TERMINAL_COLUMNS = 1000
 
 _UNITS = ((TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
 
@@ -24,8 +27,10 @@ def error_console() -> Console:
 
 
 def _console(*, stderr: bool) -> Console:
-    # What is printed is data: rich must not find markup in it, nor cut it.
-    return Console(stderr=stderr, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    # What is printed is data: rich must not find markup in it, nor fold it for a terminal that is none.
+    output = sys.stderr if stderr else sys.stdout
+    width = None if output.isatty() else NO_TERMINAL_COLUMNS
+    return Console(stderr=stderr, width=width, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def size_text(size_bytes: int) -> str:

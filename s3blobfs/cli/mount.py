@@ -137,7 +137,7 @@ def _log_for_a_daemon() -> None:
     root = logging.getLogger()
     logging.getLogger("s3blobfs").setLevel(min(logging.INFO, root.level))
     for handler in root.handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(logging.Formatter("%(levelname)s %(asctime)s %(name)s: %(message)s"))
 
 
 def _options(
