@@ -224,8 +224,7 @@ class _Mount:
     # -- serving ---------------------------------------------------------------------------------------
 
     async def _serve(self, parts: _Parts) -> None:
-        self._stage = _Stage.SERVING
-        await serve(parts.filesystem, self._options, parts.volume.uri, self._on_ready)
+        await serve(parts.filesystem, self._options, parts.volume.uri, self._ready)
         self._stage = _Stage.STORING
         logger.info("unmounted from %s", self._options.mountpoint)
         async with trio.open_nursery() as nursery:
@@ -240,6 +239,11 @@ class _Mount:
                 "they go there when the volume is mounted again"
             )
         logger.info("everything is in S3")
+
+    def _ready(self) -> None:
+        """Only from now on is there a session that could be told to end."""
+        self._stage = _Stage.SERVING
+        self._on_ready()
 
     async def _report_left(self, uploader: Uploader) -> None:
         """Tell the log, and those who wait for the unmount, how much is left and what holds it up."""

@@ -81,6 +81,7 @@ _FSTAB_NAMES = frozenset(
     metavar="OPTION,…", help="Options as in fstab(5): ro, allow_other, noexec, nosuid, nodev, and those "
     "above as cache_size=5G.",
 )  # fmt: skip
+@click.option("-n", "-s", "-v", "_", is_flag=True, hidden=True, expose_value=False)  # of mount(8)
 @click.option("--ready-fd", type=int, hidden=True)
 @s3_options
 @click.pass_context
@@ -105,7 +106,7 @@ def mount(
         s3blobfs mount s3://test /mnt/test --endpoint-url http://127.0.0.1:8333 -f
 
     \b
-    In /etc/fstab:
+    In /etc/fstab, with the command linked into /usr/local/bin:
         s3://my-bucket  /mnt/files  fuse.s3blobfs  _netdev,allow_other,cache_size=50G  0  0
     """
     mountpoint = resolve(mountpoint)

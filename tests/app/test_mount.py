@@ -189,7 +189,7 @@ def test_fstab_options_and_call_by_mount(volume: CommandLine) -> None:
         f"endpoint_url={volume.endpoint_url},trace={volume.directory / 'trace'},trace_client=Nuxeo"
     )
     # As mount.fuse3 calls the program of the type fuse.s3blobfs.
-    volume.ok(volume.uri, volume.mountpoint, "-o", options)
+    volume.ok(volume.uri, volume.mountpoint, "-v", "-n", "-o", options)
     status = volume.status()
     assert status["mount"]["read_only"] is True
     assert status["tier"]["size_limit_bytes"] == 64 * 1024**2
