@@ -1,0 +1,54 @@
+"""The reference model against a real mount, with real remounts."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.model.driver import DirectoryDriver, Driver
+from tests.model.machine import FilesystemMachine
+from tests.support.mounted import MountedVolume
+
+EXAMPLES = int(os.environ.get("S3BLOBFS_MOUNT_EXAMPLES", "4"))
+"""More of them find more; each remounts at least once."""
+
+
+class MountMachine(FilesystemMachine):
+    """Each example has a new directory of the one mount."""
+
+    volume: ClassVar[MountedVolume]
+    count: ClassVar[int]
+    directory: ClassVar[Path]
+
+    def make_drivers(self) -> tuple[Driver, Driver]:
+        type(self).count += 1
+        roots = [self.directory / str(self.count), self.volume.mountpoint / str(self.count)]
+        for root in roots:
+            root.mkdir(mode=0o755)
+            root.chmod(0o755)
+        return DirectoryDriver(roots[0]), DirectoryDriver(roots[1], self.volume.remount)
+
+
+@pytest.mark.timeout(60 + 60 * EXAMPLES)
+def test_behaves_as_a_plain_directory(volume: MountedVolume) -> None:
+    class Machine(MountMachine):
+        pass
+
+    with tempfile.TemporaryDirectory(prefix="s3blobfs-model-") as plain:
+        Machine.volume, Machine.count, Machine.directory = volume, 0, Path(plain)
+        run_state_machine_as_test(
+            Machine,
+            settings=settings(
+                max_examples=EXAMPLES,
+                stateful_step_count=60,
+                deadline=None,
+                derandomize="S3BLOBFS_MOUNT_EXAMPLES" not in os.environ,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
