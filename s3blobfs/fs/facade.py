@@ -14,24 +14,25 @@ import stat
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from s3blobfs.blobstore.protocol import BlobStore
 from s3blobfs.errors import FilesystemError, S3BlobFSError
 from s3blobfs.fs.attributes import AttributeChanges, Attributes, Caller, FilesystemUsage
+from s3blobfs.fs.changing import Changing
 from s3blobfs.fs.content import Event
 from s3blobfs.fs.copying import Copying
 from s3blobfs.fs.core import Core, Notifier, SilentNotifier
-from s3blobfs.fs.handles import FileHandle
 from s3blobfs.fs.incore import InCoreInode
+from s3blobfs.fs.listing import DirectoryEntry, Listing
 from s3blobfs.fs.namespace import Namespace
+from s3blobfs.fs.opening import OpenFile, Opening
 from s3blobfs.fs.reading import Reading
 from s3blobfs.fs.writing import Writing
 from s3blobfs.fs.xattrs import ExtendedAttributes
-from s3blobfs.index import dentries, inodes, stores
+from s3blobfs.index import inodes, stores
 from s3blobfs.index.database import Database
-from s3blobfs.index.inodes import ROOT_INODE_ID, InodeRow
-from s3blobfs.index.transaction import Transaction
+from s3blobfs.index.inodes import InodeRow
 from s3blobfs.index.uploads import UploadRow
 from s3blobfs.tier.cache import CacheEntry
 from s3blobfs.tier.staging import StagedFile
@@ -46,32 +47,6 @@ log = logging.getLogger(__name__)
 FREE_BYTES = 1 << 50
 FREE_INODES = 1 << 32
 """What statfs says is left: S3 has no end, and programs that ask want room, not infinity."""
-
-DIRECTORY_PAGE_ENTRIES = 512
-"""Entries read from the index at once."""
-
-DOT_COOKIES = 2
-"""Cookies 1 and 2 are ``.`` and ``..``; the index's own follow."""
-
-
-@dataclass(frozen=True, slots=True)
-class DirectoryEntry:
-    """One line of a directory; ``cookie`` continues behind it."""
-
-    cookie: int
-    name: bytes
-    attributes: Attributes
-    row: InodeRow | None
-    """``None`` for ``.`` and ``..``, to which a listing gives no reference."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenFile:
-    """The answer of open and create."""
-
-    handle: int
-    keep_cache: bool
-    """The kernel's cached pages are still good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +95,9 @@ class Filesystem:
         self._namespace = Namespace(core, new_object_id)
         self._reading = Reading(core)
         self._writing = Writing(core, self._reading)
+        self._opening = Opening(core, self._namespace, self._reading, self._writing)
+        self._listing = Listing(core)
+        self._changing = Changing(core, self._writing)
         self._copying = Copying(core, self._namespace, self._reading, self._writing)
         self._xattrs = ExtendedAttributes(core, self._reading, control_path)
 
@@ -171,21 +149,9 @@ class Filesystem:
             inode.lookup_count = max(0, inode.lookup_count - count)
             if inode.disposable:
                 leaving.append(inode)
-        await self._write_pending_times(leaving)
+        await self._changing.write_pending_times(leaving)
         for inode in leaving:
             self._core.inodes.release(inode)
-
-    async def _write_pending_times(self, leaving: Sequence[InCoreInode]) -> None:
-        pending = [inode for inode in leaving if inode.has_pending_times]
-        if not pending or self._core.read_only:
-            return
-
-        def transaction(tx: Transaction) -> None:
-            for inode in pending:
-                if inodes.find(tx, inode.id) is not None and inode.atime_ns is not None:
-                    inodes.update(tx, inode.id, atime_ns=inode.atime_ns)
-
-        await self._core.db.write(transaction)
 
     async def getattr(self, inode_id: int) -> Attributes:
         """stat(2)."""
@@ -196,35 +162,9 @@ class Filesystem:
 
         A truncate of a file that nobody has open for writing is a change with no close to follow: it waits
         for S3 itself, as a close would."""
-        core = self._core
-        core.refuse_if_read_only()
-        inode = await core.inode(inode_id)
-        if changes.size_bytes is not None:
-            await self._writing.truncate(inode, changes.size_bytes)
-            if inode.writer_count == 0:
-                await self._writing.close(inode)
-        if changes.touches_row:
-            await self._change_row(inode, changes)
+        inode = await self._core.inode(inode_id)
+        await self._changing.change(inode, changes)
         return inode.attributes()
-
-    async def _change_row(self, inode: InCoreInode, changes: AttributeChanges) -> None:
-        async with inode.lock:
-            row = inode.row
-            pending = inode.mtime_ns, inode.ctime_ns, inode.atime_ns
-            wanted = replace(
-                row,
-                mode=row.mode if changes.mode is None else stat.S_IFMT(row.mode) | changes.mode & 0o7777,
-                uid=_first(changes.uid, row.uid),
-                gid=_first(changes.gid, row.gid),
-                atime_ns=_first(changes.atime_ns, inode.atime_ns, row.atime_ns),
-                mtime_ns=_first(changes.mtime_ns, inode.mtime_ns, row.mtime_ns),
-                ctime_ns=_first(changes.ctime_ns, self._core.now_ns()),
-            )
-            if inode.removed:
-                inode.amend(wanted)
-            else:
-                inode.apply(await self._core.db.write(lambda tx: _write_attributes(tx, wanted)))
-            inode.settle_times(*pending)
 
     async def readlink(self, inode_id: int) -> bytes:
         """readlink(2); ``EINVAL`` for what is no symbolic link."""
@@ -235,13 +175,7 @@ class Filesystem:
 
     async def access(self, inode_id: int, mask: int, caller: Caller) -> bool:
         """access(2) by the permission bits."""
-        row = (await self._core.inode(inode_id)).row
-        if mask & os.W_OK and self._core.read_only:
-            return False
-        if caller.privileged:
-            return not mask & os.X_OK or stat.S_ISDIR(row.mode) or bool(row.mode & 0o111)
-        shift = 6 if caller.uid == row.uid else 3 if caller.in_group(row.gid) else 0
-        return (row.mode >> shift) & mask & 0o7 == mask & 0o7
+        return self._changing.may((await self._core.inode(inode_id)).row, mask, caller)
 
     async def statfs(self) -> FilesystemUsage:
         """statfs(2)."""
@@ -289,45 +223,20 @@ class Filesystem:
     # -- directories ---------------------------------------------------------------------------------
 
     async def opendir(self, inode_id: int) -> int:
-        inode = await self._core.inode(inode_id)
-        if not inode.is_directory:
-            raise FilesystemError(errno.ENOTDIR)
-        inode.open_count += 1
-        return self._core.handles.open_directory(inode).number
+        """opendir(3)."""
+        return (await self._listing.open(inode_id)).number
 
     async def readdir(self, handle: int, after: int) -> list[DirectoryEntry]:
-        """Entries behind cookie ``after`` (0: from the start), a page at most; none at the end. A cookie
-        stays good while entries come and go: what is there all the time is listed exactly once."""
-        directory = self._core.handles.directory(handle).inode
-        entries = []
-        if after < DOT_COOKIES and not directory.removed:
-            parent_id = await self._core.db.read(lambda tx: dentries.parent_of(tx, directory.id))
-            above = await self._core.inode(ROOT_INODE_ID if parent_id is None else parent_id)
-            dots = ((1, b".", directory), (2, b"..", above))
-            entries = [
-                DirectoryEntry(cookie, name, inode.attributes(), None)
-                for cookie, name, inode in dots
-                if cookie > after
-            ]
-        page = await self._core.db.read(
-            lambda tx: dentries.page(tx, directory.id, max(0, after - DOT_COOKIES), DIRECTORY_PAGE_ENTRIES)
-        )
-        for cookie, name, row in page:
-            entries.append(DirectoryEntry(cookie + DOT_COOKIES, name, self._attributes_of(row), row))
-        return entries
-
-    def _attributes_of(self, row: InodeRow) -> Attributes:
-        inode = self._core.inodes.find(row.id)
-        return (InCoreInode(row) if inode is None else inode).attributes()
+        """readdir(3): a page of entries behind cookie ``after``; see :meth:`Listing.page`."""
+        return await self._listing.page(self._core.handles.directory(handle), after)
 
     def refer(self, entry: DirectoryEntry) -> None:
-        """The kernel took an entry of a listing, and with it a reference to its inode. (It holds the
-        directory's lock all the while, so that the name cannot be gone.)"""
-        if entry.row is not None:
-            self._core.inodes.admit(entry.row).lookup_count += 1
+        """The kernel took an entry of a listing; see :meth:`Listing.refer`."""
+        self._listing.refer(entry)
 
     async def releasedir(self, handle: int) -> None:
-        await self._let_go(self._core.handles.close_directory(handle).inode)
+        """closedir(3)."""
+        await self._opening.let_go(self._core.handles.close_directory(handle).inode)
 
     async def fsyncdir(self) -> None:
         """fsync(2) of a directory: the index is on disk, and with durability ``s3`` every staged file is in
@@ -344,36 +253,12 @@ class Filesystem:
         """open(2) with O_CREAT."""
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         inode = await self._namespace.make(parent_id, name, mode, caller, exclusive=bool(flags & os.O_EXCL))
-        opened = await self._open(inode, flags)
+        opened = await self._opening.open(inode, flags)
         return opened, self._refer(inode)
 
     async def open(self, inode_id: int, flags: int) -> OpenFile:
         """open(2) of a regular file that exists, O_TRUNC included."""
-        return await self._open(await self._core.inode(inode_id), flags)
-
-    async def _open(self, inode: InCoreInode, flags: int) -> OpenFile:
-        if inode.content is None:
-            raise FilesystemError(errno.EISDIR if inode.is_directory else errno.ENXIO)
-        if inode.removed:
-            raise FilesystemError(errno.ESTALE)
-        writes = flags & os.O_ACCMODE != os.O_RDONLY
-        if writes:
-            self._core.refuse_if_read_only()
-        # Counted before anything is awaited: from here an unlink leaves an orphan.
-        inode.open_count += 1
-        inode.writer_count += writes
-        handle = self._core.handles.open_file(inode, flags)
-        try:
-            if flags & os.O_TRUNC and writes:
-                await self._writing.truncate(inode, 0)
-        except BaseException:
-            self._core.handles.close_file(handle.number)
-            inode.writer_count -= writes
-            await self._let_go(inode)
-            raise
-        keep_cache = inode.kernel_content_change == inode.content_change
-        inode.kernel_content_change = inode.content_change
-        return OpenFile(handle.number, keep_cache)
+        return await self._opening.open(await self._core.inode(inode_id), flags)
 
     async def read(self, handle: int, offset: int, size: int) -> bytes:
         """pread(2)."""
@@ -397,34 +282,7 @@ class Filesystem:
 
     async def release(self, handle: int) -> None:
         """The last descriptor of an open(2) is gone, and every mapping made through it."""
-        opened = self._core.handles.close_file(handle)
-        inode = opened.inode
-        await self._reading.close(opened)
-        inode.writer_count -= opened.writable
-        try:
-            if opened.writable and inode.writer_count == 0:
-                await self._seal_leftover(opened)
-        finally:
-            await self._let_go(inode)
-
-    async def _seal_leftover(self, opened: FileHandle) -> None:
-        """Stores through a mapping can come after the close that flushed: nobody is left to hear of an error,
-        so the content stays staged and the next sync tries again."""
-        inode = opened.inode
-        content = inode.content
-        assert content is not None
-        if content.staged is None or inode.removed or inode.row.nlink == 0:
-            return
-        try:
-            await self._writing.seal(inode)
-        except S3BlobFSError as error:
-            log.error("inode %d stays staged after its last close: %s", inode.id, error)
-
-    async def _let_go(self, inode: InCoreInode) -> None:
-        inode.open_count -= 1
-        if inode.open_count == 0 and inode.row.nlink == 0 and not inode.removed:
-            await self._namespace.reap_orphan(inode)
-        self._core.inodes.release(inode)
+        await self._opening.release(handle)
 
     # -- extended attributes -------------------------------------------------------------------------
 
@@ -475,7 +333,7 @@ class Filesystem:
             await self.release(handle.number)
         for directory in self._core.handles.directories():
             await self.releasedir(directory.number)
-        await self._write_pending_times(list(self._core.inodes))
+        await self._changing.write_pending_times(list(self._core.inodes))
         if not self._core.read_only:
             await self.sync(None, progress)
             left = await self._core.reaper.drain()
@@ -510,21 +368,3 @@ class Filesystem:
 
 
 _NODE_TYPES = (stat.S_ISREG, stat.S_ISFIFO, stat.S_ISSOCK, stat.S_ISCHR, stat.S_ISBLK)
-
-
-def _first(*candidates: int | None) -> int:
-    """The first that is set; the last one always is."""
-    return next(candidate for candidate in candidates if candidate is not None)
-
-
-def _write_attributes(tx: Transaction, wanted: InodeRow) -> InodeRow:
-    return inodes.update(
-        tx,
-        wanted.id,
-        mode=wanted.mode,
-        uid=wanted.uid,
-        gid=wanted.gid,
-        atime_ns=wanted.atime_ns,
-        mtime_ns=wanted.mtime_ns,
-        ctime_ns=wanted.ctime_ns,
-    )

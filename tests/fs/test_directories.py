@@ -8,7 +8,7 @@ import stat
 
 import pytest
 
-from s3blobfs.fs.facade import DIRECTORY_PAGE_ENTRIES, DirectoryEntry
+from s3blobfs.fs.listing import DIRECTORY_PAGE_ENTRIES, DirectoryEntry
 from tests.fs.calls import make_file, names, refused
 from tests.support.rig import ROOT, USER, Rig
 

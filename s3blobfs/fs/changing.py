@@ -1,0 +1,93 @@
+"""Attributes: changing them, and the permissions they give."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import replace
+
+from s3blobfs.fs.attributes import AttributeChanges, Caller
+from s3blobfs.fs.core import Core
+from s3blobfs.fs.incore import InCoreInode
+from s3blobfs.fs.writing import Writing
+from s3blobfs.index import inodes
+from s3blobfs.index.inodes import InodeRow
+from s3blobfs.index.transaction import Transaction
+
+
+class Changing:
+    def __init__(self, core: Core, writing: Writing) -> None:
+        self._core = core
+        self._writing = writing
+
+    async def change(self, inode: InCoreInode, changes: AttributeChanges) -> None:
+        """Size first: times that are asked for together with it are set, not marked.
+
+        A truncate of a file that nobody has open for writing waits for S3 as a close would."""
+        self._core.refuse_if_read_only()
+        if changes.size_bytes is not None:
+            await self._writing.truncate(inode, changes.size_bytes)
+            if inode.writer_count == 0:
+                await self._writing.close(inode)
+        if changes.touches_row:
+            await self._change_row(inode, changes)
+
+    async def _change_row(self, inode: InCoreInode, changes: AttributeChanges) -> None:
+        async with inode.lock:
+            row = inode.row
+            pending = inode.mtime_ns, inode.ctime_ns, inode.atime_ns
+            wanted = replace(
+                row,
+                mode=row.mode if changes.mode is None else stat.S_IFMT(row.mode) | changes.mode & 0o7777,
+                uid=_first(changes.uid, row.uid),
+                gid=_first(changes.gid, row.gid),
+                atime_ns=_first(changes.atime_ns, inode.atime_ns, row.atime_ns),
+                mtime_ns=_first(changes.mtime_ns, inode.mtime_ns, row.mtime_ns),
+                ctime_ns=_first(changes.ctime_ns, self._core.now_ns()),
+            )
+            if inode.removed:
+                inode.amend(wanted)
+            else:
+                inode.apply(await self._core.db.write(lambda tx: _write_attributes(tx, wanted)))
+            inode.settle_times(*pending)
+
+    async def write_pending_times(self, leaving: Sequence[InCoreInode]) -> None:
+        """Bring the access times of inodes that leave core into the index, all in one transaction."""
+        pending = [inode for inode in leaving if inode.has_pending_times]
+        if not pending or self._core.read_only:
+            return
+
+        def transaction(tx: Transaction) -> None:
+            for inode in pending:
+                if inodes.find(tx, inode.id) is not None and inode.atime_ns is not None:
+                    inodes.update(tx, inode.id, atime_ns=inode.atime_ns)
+
+        await self._core.db.write(transaction)
+
+    def may(self, row: InodeRow, mask: int, caller: Caller) -> bool:
+        """access(2) by the permission bits; ``mask`` of ``os.R_OK``, ``os.W_OK``, ``os.X_OK``."""
+        if mask & os.W_OK and self._core.read_only:
+            return False
+        if caller.privileged:
+            return not mask & os.X_OK or stat.S_ISDIR(row.mode) or bool(row.mode & 0o111)
+        shift = 6 if caller.uid == row.uid else 3 if caller.in_group(row.gid) else 0
+        return (row.mode >> shift) & mask & 0o7 == mask & 0o7
+
+
+def _first(*candidates: int | None) -> int:
+    """The first that is set; the last one always is."""
+    return next(candidate for candidate in candidates if candidate is not None)
+
+
+def _write_attributes(tx: Transaction, wanted: InodeRow) -> InodeRow:
+    return inodes.update(
+        tx,
+        wanted.id,
+        mode=wanted.mode,
+        uid=wanted.uid,
+        gid=wanted.gid,
+        atime_ns=wanted.atime_ns,
+        mtime_ns=wanted.mtime_ns,
+        ctime_ns=wanted.ctime_ns,
+    )

@@ -1,0 +1,93 @@
+"""Opening and releasing files: who counts, and what the last one leaves."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from dataclasses import dataclass
+
+from s3blobfs.errors import FilesystemError, S3BlobFSError
+from s3blobfs.fs.core import Core
+from s3blobfs.fs.handles import FileHandle
+from s3blobfs.fs.incore import InCoreInode
+from s3blobfs.fs.namespace import Namespace
+from s3blobfs.fs.reading import Reading
+from s3blobfs.fs.writing import Writing
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """The answer of open and create."""
+
+    handle: int
+    keep_cache: bool
+    """The kernel's cached pages are still good."""
+
+
+class Opening:
+    def __init__(self, core: Core, namespace: Namespace, reading: Reading, writing: Writing) -> None:
+        self._core = core
+        self._namespace = namespace
+        self._reading = reading
+        self._writing = writing
+
+    async def open(self, inode: InCoreInode, flags: int) -> OpenFile:
+        """open(2) of a regular file, O_TRUNC included; ``ESTALE`` when it was removed meanwhile: the kernel
+        then looks the path up again."""
+        if inode.content is None:
+            raise FilesystemError(errno.EISDIR if inode.is_directory else errno.ENXIO)
+        if inode.removed:
+            raise FilesystemError(errno.ESTALE)
+        writes = flags & os.O_ACCMODE != os.O_RDONLY
+        if writes:
+            self._core.refuse_if_read_only()
+        # Counted before anything is awaited: from here an unlink leaves an orphan.
+        inode.open_count += 1
+        inode.writer_count += writes
+        handle = self._core.handles.open_file(inode, flags)
+        try:
+            if flags & os.O_TRUNC and writes:
+                await self._writing.truncate(inode, 0)
+        except BaseException:
+            self._core.handles.close_file(handle.number)
+            inode.writer_count -= writes
+            await self.let_go(inode)
+            raise
+        keep_cache = inode.kernel_content_change == inode.content_change
+        inode.kernel_content_change = inode.content_change
+        return OpenFile(handle.number, keep_cache)
+
+    async def release(self, number: int) -> None:
+        """The last descriptor of an open(2) is gone, and every mapping made through it."""
+        opened = self._core.handles.close_file(number)
+        inode = opened.inode
+        await self._reading.close(opened)
+        inode.writer_count -= opened.writable
+        try:
+            if opened.writable and inode.writer_count == 0:
+                await self._seal_leftover(opened)
+        finally:
+            await self.let_go(inode)
+
+    async def _seal_leftover(self, opened: FileHandle) -> None:
+        """Stores through a mapping can come after the close that flushed: nobody is left to hear of an error,
+        so the content stays staged and the next sync tries again."""
+        inode = opened.inode
+        content = inode.content
+        assert content is not None
+        if content.staged is None or inode.removed or inode.row.nlink == 0:
+            return
+        try:
+            await self._writing.seal(inode)
+        except S3BlobFSError as error:
+            log.error("inode %d stays staged after its last close: %s", inode.id, error)
+
+    async def let_go(self, inode: InCoreInode) -> None:
+        """A handle on the inode is gone; with the last one goes an orphan."""
+        inode.open_count -= 1
+        if inode.open_count == 0 and inode.row.nlink == 0 and not inode.removed:
+            await self._namespace.reap_orphan(inode)
+        self._core.inodes.release(inode)
