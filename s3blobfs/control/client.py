@@ -46,6 +46,8 @@ class MountedVolume:
         except OSError as error:
             if is_disconnected(mountpoint):
                 raise _stale(mountpoint) from error
+            if error.errno == errno.EACCES:
+                raise _closed(mountpoint) from error
             raise UsageError(f"{path} is not on a mounted s3blobfs volume") from error
         return cls(mountpoint, Path(os.fsdecode(address)))
 
@@ -139,14 +141,21 @@ def _error_of(message: Json) -> ControlError:
 
 def _mountpoint_of(path: Path) -> Path:
     """``path`` or the nearest of its parents at which something is mounted."""
-    if not is_disconnected(path) and not path.exists():
-        raise UsageError(f"{path}: {os.strerror(errno.ENOENT)}")
-    for each in (path, *path.parents):
-        if is_disconnected(each):
-            raise _stale(each)
-        if each.is_mount():
-            return each
+    try:
+        if not is_disconnected(path) and not path.exists():
+            raise UsageError(f"{path}: {os.strerror(errno.ENOENT)}")
+        for each in (path, *path.parents):
+            if is_disconnected(each):
+                raise _stale(each)
+            if each.is_mount():
+                return each
+    except PermissionError as error:
+        raise _closed(path) from error
     return Path("/")
+
+
+def _closed(path: Path) -> UsageError:
+    return UsageError(f"{path} is closed to this user; if it is another user's mount, become that user")
 
 
 def _stale(mountpoint: Path) -> UsageError:

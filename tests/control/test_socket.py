@@ -261,3 +261,13 @@ def test_path_that_is_on_no_volume(tmp_path: Path) -> None:
         MountedVolume.of(tmp_path)
     with pytest.raises(UsageError, match="No such file or directory"):
         MountedVolume.of(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("where", ["exists", "is_mount"])
+def test_mount_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def closed(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, where, closed)
+    with pytest.raises(UsageError, match="if it is another user's mount, become that user"):
+        MountedVolume.of(tmp_path)
