@@ -245,11 +245,12 @@ async def test_parallel_reads_of_one_handle(cold: Rig) -> None:
     assert b"".join(pieces[offset] for offset in sorted(pieces)) == data
 
 
-def files_below(directory: Path) -> dict[str, int]:
+def contents_in(tier: Path) -> dict[str, int]:
+    """Files of the tier that hold contents, with their sizes; its own notes lie beside their directories."""
     return {
-        str(path.relative_to(directory)): path.stat().st_size
-        for path in directory.rglob("*")
-        if path.is_file() and path.stat().st_size and "lock" not in path.name
+        str(path.relative_to(tier)): path.stat().st_size
+        for path in tier.glob("*/**/*")
+        if path.is_file() and path.stat().st_size
     }
 
 
@@ -259,12 +260,12 @@ async def test_an_uncached_store_leaves_nothing_on_disk(tmp_path: Path) -> None:
         async with open_rig(setup) as rig:
             for name, size in ((b"small", SMALL_SIZE), (b"large", LARGE_SIZE)):
                 made = await rig.write_file(name, pattern(size))
-                assert files_below(setup.directory / "tier") == {}
+                assert contents_in(setup.directory / "tier") == {}
                 async with opened_file(rig, made.inode_id, os.O_RDONLY) as handle:
                     assert await read_whole(rig, handle, size, 131_072) == pattern(size)
-                    assert files_below(setup.directory / "tier") == {}
+                    assert contents_in(setup.directory / "tier") == {}
             await rig.fs.unlink(ROOT, b"small")
-        assert files_below(setup.directory / "tier") == {}
+        assert contents_in(setup.directory / "tier") == {}
 
 
 async def test_a_cached_store_reads_once(tmp_path: Path) -> None:
@@ -272,9 +273,9 @@ async def test_a_cached_store_reads_once(tmp_path: Path) -> None:
     async with open_rig(setup) as rig:
         await rig.write_file(b"f", pattern(LARGE_SIZE))
         key = await evict(rig, b"f")
-        assert files_below(setup.directory / "tier") == {}
+        assert contents_in(setup.directory / "tier") == {}
         assert await rig.read_file(b"f") == pattern(LARGE_SIZE)
-        assert list(files_below(setup.directory / "tier").values()) == [LARGE_SIZE]
+        assert list(contents_in(setup.directory / "tier").values()) == [LARGE_SIZE]
         setup.server.bucket(BUCKET).versions.pop(key)
         assert await rig.read_file(b"f") == pattern(LARGE_SIZE)
 
