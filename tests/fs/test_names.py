@@ -499,7 +499,7 @@ async def test_names_mark_the_times_of_their_directories(timed: Rig, clock: Cloc
     other = await mkdir(timed, b"other")
     born = clock.now_ns
     kept = await make_file(timed, b"kept")
-    calls = {
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
         "mknod": lambda: fs.mknod(ROOT, b"n", 0o644, 0, USER),
         "mkdir": lambda: fs.mkdir(ROOT, b"d", 0o755, USER),
         "symlink": lambda: fs.symlink(ROOT, b"s", b"t", USER),

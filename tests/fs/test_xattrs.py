@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import stat
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -92,8 +93,8 @@ async def test_changes_mark_ctime_only(tmp_path: Path) -> None:
     async with open_rig(Setup(tmp_path / "volume", now_ns=clock)) as rig:
         made = await make_file(rig, b"f")
         for call in (
-            lambda: rig.fs.setxattr(made.inode_id, b"user.x", b"y"),
-            lambda: rig.fs.removexattr(made.inode_id, b"user.x"),
+            partial(rig.fs.setxattr, made.inode_id, b"user.x", b"y"),
+            partial(rig.fs.removexattr, made.inode_id, b"user.x"),
         ):
             now = clock.tick()
             await call()
