@@ -140,6 +140,7 @@ def _weed_command(directory: Path) -> tuple[S3Server, list[str]]:
         "-volume.preStopSeconds=0",
         "-volume.max=0",
         "-master.volumeSizeLimitMB=128",
+        "-master.telemetry=false",
         *(f"-{name}={port}" for name, port in zip(names, ports, strict=False)),
         *(f"-{name}.grpc={port}" for name, port in zip(names, ports[len(names) :], strict=True)),
     ]
