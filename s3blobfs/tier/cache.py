@@ -96,7 +96,7 @@ class Cache:
             try:
                 self._session.distrusted_are_gone()
             except OSError as error:
-                log.warning("cached files will be dropped at the next mount: %s", error)
+                log.warning("cached files will be dropped after the next boot: %s", error)
         return records
 
     async def sync(self) -> None:

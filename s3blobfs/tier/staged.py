@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from s3blobfs.config import MIB
 from s3blobfs.errors import DamagedContent
 from s3blobfs.tier.copying import copy_range
-from s3blobfs.tier.digest import DigestFollower, file_digests
+from s3blobfs.tier.digest import DigestFollower
 from s3blobfs.tier.layout import INLINE_FREE_BYTES, Directory
 from s3blobfs.tier.localio import (
     NO_SPACE,
@@ -292,14 +292,6 @@ class StagedFile:
             self._layout.rename(self._directory, self.name, self._directory, new_name)
         self._staging.renamed(self, new_name)
         self._staging.tracer.step(self.local, Arrow.TO_DASHED, self.local, "rename", new_name)
-
-    async def verify(self) -> bool:
-        """Whether a sealed file still has the bytes it was sealed with: one that a journal of an earlier
-        boot names may have lost some. Reads all of it."""
-        assert self.digests is not None, "only sealed files have known digests"
-        with self.opened() as file, local_errors(f"reading {self._where}"):
-            found = await file_digests(file.fd, self.size_bytes)
-        return found == self.digests
 
     async def unseal_copy(self) -> StagedFile:
         """A new writable file with the same bytes; this one stays as it is."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 import trio
+import trio.testing
 
 from s3blobfs.config import KIB, MIB, ReadOptions
 from s3blobfs.tier.digest import content_digests
@@ -108,6 +109,21 @@ async def read_all(reader: ContentReader, step: int = 128 * KIB) -> bytes:
         parts.append(part)
         offset += len(part)
     return b"".join(parts)
+
+
+async def cancelled_when_blocked(function: Callable[..., Awaitable[object]], *args: int) -> None:
+    """Call it, and cancel it as soon as nothing goes on without outside help."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(function, *args)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        nursery.cancel_scope.cancel()
+
+
+async def nothing_under_way(tier: Tier) -> None:
+    """Until the windows that failed have all ended."""
+    with trio.fail_after(10):
+        while tier.fetcher.memory_bytes:  # noqa: ASYNC110 - a property of the fetcher, not an event
+            await trio.sleep(0.001)
 
 
 async def settled(tier: Tier) -> None:

@@ -26,7 +26,9 @@ from tests.tier.kit import (
     FakeSource,
     assert_no_leftovers,
     blob_of,
+    cancelled_when_blocked,
     flip,
+    nothing_under_way,
     random_bytes,
     read_all,
     settled,
@@ -187,23 +189,19 @@ async def _read_at_random(directory: Path, readers: list[Reads]) -> None:
     source = FakeSource(data, delay_s=0.0005)
     tier = Tier(TierOptions(directory, min_free_bytes=0), SMALL_READS, Tracer())
 
-    async def one(reads: Reads) -> None:
-        reader = await tier.fetcher.open(blob_of(data), source, True)
+    async def one(reader: ContentReader, reads: Reads) -> None:
         for where, length in reads:
             offset = int(where * len(data))
             assert await reader.read(offset, length) == data[offset : offset + length]
-        await all_have_read.wait()
-        await reader.aclose()
 
-    all_have_read = trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(tier.run)
+        opened = [await tier.fetcher.open(blob_of(data), source, True) for _ in readers]
         async with trio.open_nursery() as reading:
-            for reads in readers:
-                reading.start_soon(one, reads)
-            # With the last reader gone the rest would be fetched again by the next.
-            await trio.testing.wait_all_tasks_blocked(0.005)
-            all_have_read.set()
+            for reader, reads in zip(opened, readers, strict=True):
+                reading.start_soon(one, reader, reads)
+        for reader in opened:  # only now: with the last reader goes what it did not need
+            await reader.aclose()
         await settled(tier)
         nursery.cancel_scope.cancel()
     source.assert_nothing_twice()
@@ -247,6 +245,7 @@ async def test_a_flipped_bit_is_never_returned_and_the_next_read_tries_anew(runn
         for reader in readers:
             nursery.start_soon(one, reader)
     assert failures == 3
+    await nothing_under_way(running)
     assert not running.cache.contains(1, "id1@v1")
     source.answer = lambda call, answer: answer
     for reader in readers:
@@ -340,14 +339,15 @@ async def test_a_cancelled_reader_does_not_disturb_the_others(running: Tier) -> 
     source.gate = trio.Event()
     first = await running.fetcher.open(blob_of(data), source, True)
     second = await running.fetcher.open(blob_of(data), source, True)
-    async with trio.open_nursery() as nursery:
 
-        async def patient() -> None:
-            assert await second.read(0, 1000) == data[:1000]
+    async def patient() -> None:
+        assert await second.read(0, 1000) == data[:1000]
 
+    async with trio.open_nursery() as nursery, trio.open_nursery() as hasty:
+        hasty.start_soon(first.read, 0, 1000)
         nursery.start_soon(patient)
-        with trio.move_on_after(0.01):
-            await first.read(0, 1000)
+        await trio.testing.wait_all_tasks_blocked()
+        hasty.cancel_scope.cancel()
         await first.aclose()
         source.gate.set()
     assert source.cancelled == 0
@@ -361,8 +361,7 @@ async def test_the_last_reader_takes_the_fill_with_it(running: Tier) -> None:
     await reader.read(0, MIB)
     await trio.testing.wait_all_tasks_blocked()
     source.gate = trio.Event()
-    with trio.move_on_after(0.01):
-        await reader.read(4 * MIB, MIB)
+    await cancelled_when_blocked(reader.read, 4 * MIB, MIB)
     in_flight = source.in_flight
     assert in_flight > 0
     await reader.aclose()

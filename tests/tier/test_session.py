@@ -121,10 +121,11 @@ async def test_a_machine_without_boot_ids_trusts_what_was_synced(
     assert await machine.found(make_tier()) == ["old"]
 
 
-@pytest.mark.expected_log("cached files will be dropped at the next mount: .*scripted")
+@pytest.mark.expected_log("cached files will be dropped after the next boot: .*scripted")
 async def test_a_full_disk_does_not_keep_from_mounting(
     tier: Tier, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+
     def fsync(_: int) -> None:
         raise OSError(errno.ENOSPC, "scripted")
 
