@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-import trio
 
-from s3blobfs.app import find_volume, run_mount
 from s3blobfs.cli import daemon
 from s3blobfs.cli.fstab import parse_options
 from s3blobfs.cli.params import DURABILITY, PATH, s3_options, s3_uri, size, take_s3_options
@@ -120,6 +118,11 @@ def mount(
         click.echo(f"mounted at {mountpoint}; its log is {log}")
         return
     _log_for_a_daemon()
+    # Not for the process that only starts the one in the background: the S3 libraries take half a second.
+    import trio
+
+    from s3blobfs.app import find_volume, run_mount
+
     if ready_fd is None:
         descriptor = trio.run(find_volume, *uri, s3)
         options = _options(descriptor, mountpoint, s3, kernel_options, values)

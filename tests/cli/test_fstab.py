@@ -8,6 +8,7 @@ from typing import Any
 import click
 import pytest
 
+from s3blobfs import app
 from s3blobfs.cli import mount as mount_module
 from s3blobfs.cli.main import run
 from s3blobfs.config import Encryption, MountOptions
@@ -28,8 +29,8 @@ def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     async def mount(_: VolumeDescriptor, options: MountOptions, on_ready: object) -> None:
         seen["options"] = options
 
-    monkeypatch.setattr(mount_module, "find_volume", find)
-    monkeypatch.setattr(mount_module, "run_mount", mount)
+    monkeypatch.setattr(app, "find_volume", find)
+    monkeypatch.setattr(app, "run_mount", mount)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mnt").mkdir()
     (tmp_path / "index.db").touch()
