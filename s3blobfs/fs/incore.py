@@ -22,20 +22,23 @@ from s3blobfs.index.inodes import InodeRow
 
 
 class InodeLock:
-    """A lock that costs no trip through the scheduler while it is free."""
+    """A lock that costs no trip through the scheduler while it is free, and next to nothing until it is used:
+    a listing brings in thousands of inodes that are only looked at."""
 
     __slots__ = ("_lock",)
 
     def __init__(self) -> None:
-        self._lock = trio.Lock()
+        self._lock: trio.Lock | None = None
 
     async def __aenter__(self) -> None:
+        lock = self._lock = self._lock or trio.Lock()
         try:
-            self._lock.acquire_nowait()
+            lock.acquire_nowait()
         except trio.WouldBlock:
-            await self._lock.acquire()
+            await lock.acquire()
 
     async def __aexit__(self, *exc: object) -> None:
+        assert self._lock is not None
         self._lock.release()
 
 
