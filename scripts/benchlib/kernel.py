@@ -13,7 +13,8 @@ from pathlib import Path
 
 from benchlib.place import Place, Scale
 from benchlib.results import Results
-from benchlib.run import chosen_rows, measure_round
+from benchlib.rows import Row
+from benchlib.run import measure_round
 from benchlib.server import s3_server
 from benchlib.volume import CommandFailed, Mode, Volume, mounted
 from s3blobfs.types import Durability, Keying
@@ -22,7 +23,7 @@ from s3blobfs.volume.mountpoint import State, state_of
 _START_TIMEOUT_S = 30.0
 _POLL_S = 0.02
 
-_ROWS = (
+KERNEL_ROWS = (
     *("large-write", "large-write-pieces", "large-read-cold", "large-read-local", "large-read-kernel"),
     *("random-read-local", "append", "small-write", "small-read-local", "small-read-kernel"),
     *("list-hot", "rename-tree"),
@@ -105,18 +106,22 @@ class TriedVolume(Volume):
 
 
 def run_settings(
-    directory: Path, rows: Sequence[str], scale: Scale, rounds: int, say: Callable[[str], None]
+    directory: Path,
+    settings: Sequence[str],
+    rows: Sequence[Row],
+    scale: Scale,
+    rounds: int,
+    say: Callable[[str], None],
 ) -> Results:
     """Measure every setting on a volume of its own, with durability ``disk``: S3 is not asked about."""
-    chosen = chosen_rows(rows or _ROWS)
-    results = Results({row.name: row.unit for row in chosen})
+    results = Results({row.name: row.unit for row in rows})
     with ExitStack() as stack:
         server = stack.enter_context(s3_server(directory / "server"))
         volumes = [
             stack.enter_context(mounted(TriedVolume(name, directory / name, server.endpoint_url)))
-            for name in SETTINGS
+            for name in settings
         ]
         for number in range(rounds):
             for volume in volumes:
-                measure_round(results, volume, chosen, Place(volume, scale, number), say)
+                measure_round(results, volume, rows, Place(volume, scale, number), say)
     return results

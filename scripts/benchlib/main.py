@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchlib.bare import BareS3
 from benchlib.content import WrongBytes
-from benchlib.kernel import SETTINGS, run_settings
+from benchlib.kernel import KERNEL_ROWS, SETTINGS, run_settings
 from benchlib.place import QUICK, Scale
 from benchlib.report import as_json, as_markdown, as_table
 from benchlib.results import Results
@@ -29,7 +29,7 @@ _DEFAULT_MODES = "digest,versioned,digest-disk,versioned-disk"
 _ROUNDS, _QUICK_ROUNDS = 3, 1
 
 
-def _names(known: dict[str, object] | tuple[str, ...], text: str) -> list[str]:
+def _names(known: tuple[str, ...], text: str) -> list[str]:
     names = [name for name in text.split(",") if name]
     for name in names:
         if name not in known:
@@ -43,6 +43,10 @@ def _modes(text: str) -> list[str]:
 
 def _rows(text: str) -> list[str]:
     return _names(tuple(ROWS), text)
+
+
+def _settings(text: str) -> list[str]:
+    return list(SETTINGS) if text == "all" else _names(tuple(SETTINGS), text)
 
 
 def _size(text: str) -> int:
@@ -73,8 +77,9 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
     "not given.",
 )  # fmt: skip
 @click.option(
-    "--kernel", is_flag=True,
-    help=f"Instead: how settings of the kernel's side change the speed ({', '.join(SETTINGS)}).",
+    "--kernel", "settings", type=_settings, metavar="SETTING,…",
+    help="Instead: how settings of the kernel's side change the speed, compared with the first of them. One "
+    f"or more of {', '.join(SETTINGS)}; or 'all'.",
 )  # fmt: skip
 @click.option("--json", "json_path", type=_FILE, metavar="FILE", help="Write the results as JSON.")
 @click.option("--markdown", "markdown_path", type=_FILE, metavar="FILE", help="Write ratios as Markdown.")
@@ -85,7 +90,7 @@ def main(
     rounds: int | None,
     size: int | None,
     directory: Path | None,
-    kernel: bool,
+    settings: list[str] | None,
     json_path: Path | None,
     markdown_path: Path | None,
 ) -> None:
@@ -101,7 +106,7 @@ def main(
         scripts/bench --quick
         scripts/bench --json bench.json --markdown bench.md
         scripts/bench --modes digest --rows large-write,large-read-cold --size 1G --rounds 5
-        scripts/bench --kernel
+        scripts/bench --kernel all
     """
     scale = QUICK if quick else Scale()
     if size is not None:
@@ -111,12 +116,12 @@ def main(
     with tempfile.TemporaryDirectory(dir=directory, prefix="s3blobfs-bench-") as made:
         base = Path(made)
         (base / "plain").mkdir()
-        limits: list[str] = [filesystem_type(base), BareS3.name]
-        if kernel:
-            results = run_settings(base, rows, scale, rounds, say.print)
-            limits = [next(iter(SETTINGS))]
+        if settings:
+            results = run_settings(base, settings, chosen_rows(rows or KERNEL_ROWS), scale, rounds, say.print)
+            limits = settings[:1]
         else:
             results = run(base, modes, chosen_rows(rows), scale, rounds, say.print)
+            limits = [filesystem_type(base), BareS3.name]
     _report(results, limits, scale, json_path, markdown_path)
 
 
