@@ -57,6 +57,30 @@ async def test_holes_stay_holes_and_are_not_reserved(copy: Copy) -> None:
     assert os.pread(copy.target, 3 * MIB + 11, 0) == random_bytes(3 * MIB + 11)
 
 
+async def test_nothing_but_a_hole(copy: Copy) -> None:
+    os.ftruncate(copy.source, 0)
+    os.ftruncate(copy.source, 10 * MIB)
+    assert await copy.run(10 * MIB)
+    assert copy.reserved == 0
+    assert copy.result() == bytes(10 * MIB)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EBADF])
+async def test_errors_of_finding_holes_pass(copy: Copy, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def fail(*_: int) -> int:
+        raise OSError(code, "scripted")
+
+    monkeypatch.setattr(os, "lseek", fail)
+    with pytest.raises(OSError, match="scripted"):
+        await copy.run(10)
+
+
+async def test_a_source_that_shrinks_meanwhile(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "copy_file_range", lambda *_: 0)
+    with pytest.raises(OSError, match="became shorter"):
+        await copy.run(10)
+
+
 @pytest.mark.parametrize("refusal", [errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS])
 async def test_without_copy_file_range(copy: Copy, monkeypatch: pytest.MonkeyPatch, refusal: int) -> None:
     def refuse(*_: int) -> int:

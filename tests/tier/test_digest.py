@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import zlib
@@ -131,3 +132,19 @@ async def test_a_read_error_of_the_follower_shows_at_the_end(tmp_path: Path) -> 
     with pytest.raises(OSError, match="changed by another program"):
         await followed.follower.finish(followed.fd, 6 * MIB)
     followed.file.release()
+
+
+async def test_the_follower_itself_stops_at_a_read_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed = Followed(tmp_path / "file")
+
+    def preadv(*_: object) -> int:
+        raise OSError(errno.EIO, "scripted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "preadv", preadv)
+        for at in range(5):
+            followed.write(at * MIB, random_bytes(MIB))
+        assert await followed.caught_up() == 0
+    assert await followed.finish()

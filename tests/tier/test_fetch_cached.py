@@ -482,3 +482,62 @@ async def test_versions_of_a_file_do_not_mix(running: Tier) -> None:
         reader = await running.fetcher.open(blob, FakeSource(data), True)
         assert await read_all(reader) == data
         await reader.aclose()
+
+
+async def test_who_opened_early_reads_what_another_cached(running: Tier) -> None:
+    data = random_bytes(1000)
+    early_source, source = FakeSource(data), FakeSource(data)
+    early = await running.fetcher.open(blob_of(data), early_source, True)
+    reader = await running.fetcher.open(blob_of(data), source, True)
+    assert await read_all(reader) == data
+    await reader.aclose()
+    assert await read_all(early) == data
+    await early.aclose()
+    assert early_source.calls == []
+    assert running.cache.pinned_count == 0
+
+
+@pytest.mark.expected_log("is read past the cache: .*scripted")
+async def test_an_entry_the_disk_cannot_read_is_read_from_s3(
+    running: Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = random_bytes(1000)
+    source = FakeSource(data)
+    for _ in range(2):
+        reader = await running.fetcher.open(blob_of(data), source, True)
+        assert await read_all(reader) == data
+        await reader.aclose()
+
+        def preadv(*_: object) -> int:
+            raise OSError(errno.EIO, "scripted")
+
+        monkeypatch.setattr(os, "preadv", preadv)
+    assert len(source.calls) == 2
+
+
+@pytest.mark.expected_log("prefix/id1@v1 cannot be cached: .*scripted")
+@pytest.mark.parametrize(("size", "call"), [(1000, "rename"), (4 * MIB, "rename"), (4 * MIB, "verify")])
+async def test_a_whole_content_the_disk_refuses_to_keep(
+    running: Tier, monkeypatch: pytest.MonkeyPatch, size: int, call: str
+) -> None:
+    data = random_bytes(size)
+    source = FakeSource(data)
+    reader = await running.fetcher.open(blob_of(data), source, True)
+
+    def rename(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "scripted")
+
+    async def file_digests(*_: object) -> None:
+        raise OSError(errno.EIO, "scripted")
+
+    if call == "rename":
+        monkeypatch.setattr(os, "rename", rename)
+    else:
+        monkeypatch.setattr("s3blobfs.tier.filling.file_digests", file_digests)
+    assert await read_all(reader) == data
+    assert await read_all(reader) == data  # out of the file that has no name
+    source.assert_nothing_twice()
+    await reader.aclose()
+    await settled(running)
+    assert running.space.used_bytes == 0
+    assert_no_leftovers(running)

@@ -31,6 +31,15 @@ def test_directories_are_private(tmp_path: Path) -> None:
     layout.close()
 
 
+def test_directories_of_others_are_refused(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    (tmp_path / "cache").mkdir()
+    os.chown(tmp_path / "cache", 12345, 12345)
+    with pytest.raises(UsageError, match="belongs to another user"):
+        TierLayout(tmp_path)
+
+
 def test_too_open_directories_are_closed_to_others(tmp_path: Path) -> None:
     (tmp_path / "staging").mkdir(mode=0o777)
     layout = TierLayout(tmp_path)

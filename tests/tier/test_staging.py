@@ -46,6 +46,14 @@ async def test_what_is_written_is_read_and_digested(tier: Tier, size: int) -> No
     assert staged.path.read_bytes() == data
 
 
+async def test_the_descriptor_of_a_pinned_file(tier: Tier) -> None:
+    staged = await staged_with(tier, b"abc")
+    staged.pin()
+    await staged.seal(rename=True)
+    assert os.pread(staged.fd, 3, 0) == b"abc"
+    staged.unpin()
+
+
 async def test_files_are_private(tier: Tier) -> None:
     staged = await tier.staging.create(Local.TMP)
     assert staged.path.stat().st_mode & 0o777 == 0o600
@@ -211,6 +219,51 @@ async def test_descriptors_are_held_by_handles_only(tier: Tier) -> None:
     assert await waiting[0].read(0, 9) == b"abcd"
 
 
+async def test_large_files_are_cut_in_a_thread(tier: Tier) -> None:
+    staged = await staged_with(tier, random_bytes(20 * MIB))
+    await staged.truncate(MIB)
+    assert await staged.seal(rename=True) == content_digests(random_bytes(20 * MIB)[:MIB])
+    assert tier.space.staged_bytes == MIB
+
+
+async def test_a_gap_is_a_hole(tier: Tier) -> None:
+    staged = await tier.staging.create(Local.CACHE)
+    await staged.write(3 * MIB, b"end")
+    assert tier.space.staged_bytes < MIB
+    assert await staged.seal(rename=True) == content_digests(bytes(3 * MIB) + b"end")
+
+
+async def test_a_cancelled_write_leaves_the_old_bytes(tier: Tier) -> None:
+    staged = await staged_with(tier, b"old")
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await staged.write(1, bytes(2 * MIB))
+    assert scope.cancelled_caught
+    assert tier.space.staged_bytes == staged.size_bytes == 3
+    assert await staged.seal(rename=True) == content_digests(b"old")
+
+
+async def test_a_write_that_waits_for_room_while_the_file_is_discarded(make_tier: MakeTier) -> None:
+    tier = make_tier(size_limit_bytes=100)
+    cached = await staged_with(tier, bytes(100))
+    await cached.seal(rename=True)
+    entry = await tier.cache.promote(cached, 1, "id1@v1")
+    assert entry is not None
+    entry.unpin()
+    staged = await tier.staging.create(Local.CACHE)
+
+    async def write() -> None:
+        with pytest.raises(RuntimeError, match="gone"):
+            await staged.write(0, bytes(50))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        while tier.cache.contains(1, "id1@v1"):
+            await trio.lowlevel.checkpoint()
+        await staged.discard()
+    assert tier.space.used_bytes == 0
+
+
 # --- a full or broken disk ----------------------------------------------------------------------------
 
 
@@ -247,6 +300,20 @@ async def test_a_failed_write_leaves_the_old_length(
     disk.code = None
     await staged.write(3, b"er")
     assert await staged.seal(rename=True) == content_digests(b"older")
+
+
+async def test_a_failed_read(tier: Tier, monkeypatch: pytest.MonkeyPatch) -> None:
+    staged = await staged_with(tier, b"abc")
+
+    def preadv(*_: object) -> int:
+        raise OSError(errno.EIO, "scripted")
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    with pytest.raises(TierUnavailable, match=staged.name):
+        await staged.read(0, 3)
+    with pytest.raises(TierUnavailable, match=staged.name):
+        await staged.seal(rename=True)
+    assert not staged.sealed
 
 
 async def test_a_full_disk_first_takes_from_the_cache(tier: Tier, monkeypatch: pytest.MonkeyPatch) -> None:
