@@ -24,7 +24,7 @@ from s3blobfs.fs.content import Event
 from s3blobfs.fs.copying import Copying
 from s3blobfs.fs.core import Core, Notifier, SilentNotifier
 from s3blobfs.fs.incore import InCoreInode
-from s3blobfs.fs.listing import DirectoryEntry, Listing
+from s3blobfs.fs.listing import DIRECTORY_PAGE_ENTRIES, DirectoryEntry, Listing
 from s3blobfs.fs.namespace import Namespace
 from s3blobfs.fs.opening import OpenFile, Opening
 from s3blobfs.fs.reading import Reading
@@ -226,9 +226,11 @@ class Filesystem:
         """opendir(3)."""
         return (await self._listing.open(inode_id)).number
 
-    async def readdir(self, handle: int, after: int) -> list[DirectoryEntry]:
+    async def readdir(
+        self, handle: int, after: int, limit: int = DIRECTORY_PAGE_ENTRIES
+    ) -> list[DirectoryEntry]:
         """readdir(3): a page of entries behind cookie ``after``; see :meth:`Listing.page`."""
-        return await self._listing.page(self._core.handles.directory(handle), after)
+        return await self._listing.page(self._core.handles.directory(handle), after, limit)
 
     def refer(self, entry: DirectoryEntry) -> None:
         """The kernel took an entry of a listing; see :meth:`Listing.refer`."""

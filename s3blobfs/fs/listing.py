@@ -14,7 +14,7 @@ from s3blobfs.index import dentries
 from s3blobfs.index.inodes import ROOT_INODE_ID, InodeRow
 
 DIRECTORY_PAGE_ENTRIES = 512
-"""Entries read from the index at once."""
+"""Entries read from the index at once, unless fewer are asked for."""
 
 DOT_COOKIES = 2
 """Cookies 1 and 2 are ``.`` and ``..``; the index's own follow."""
@@ -43,9 +43,9 @@ class Listing:
         inode.open_count += 1
         return self._core.handles.open_directory(inode)
 
-    async def page(self, handle: DirectoryHandle, after: int) -> list[DirectoryEntry]:
-        """Entries behind cookie ``after`` (0: from the start); none at the end. What is there all the time
-        is listed exactly once."""
+    async def page(self, handle: DirectoryHandle, after: int, limit: int) -> list[DirectoryEntry]:
+        """About ``limit`` entries behind cookie ``after`` (0: from the start); none at the end. What is there
+        all the time is listed exactly once."""
         core, directory = self._core, handle.inode
         entries = []
         if after < DOT_COOKIES and not directory.removed:
@@ -58,7 +58,7 @@ class Listing:
                 if cookie > after
             ]
         page = await core.db.read(
-            lambda tx: dentries.page(tx, directory.id, max(0, after - DOT_COOKIES), DIRECTORY_PAGE_ENTRIES)
+            lambda tx: dentries.page(tx, directory.id, max(0, after - DOT_COOKIES), limit)
         )
         for cookie, name, row in page:
             entries.append(DirectoryEntry(cookie + DOT_COOKIES, name, self._attributes_of(row), row))

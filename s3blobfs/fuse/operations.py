@@ -14,10 +14,15 @@ from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FUSEError
 from s3blobfs.errors import S3BlobFSError
 from s3blobfs.fs.attributes import Attributes
 from s3blobfs.fs.facade import Filesystem
+from s3blobfs.fs.listing import DIRECTORY_PAGE_ENTRIES
 from s3blobfs.fuse import convert
 from s3blobfs.fuse.errno_table import errno_of
 
 log = logging.getLogger(__name__)
+
+FIRST_PAGE_ENTRIES = 32
+"""Asked for first when a directory is listed. In one request the kernel takes some 20 entries (older ones) or
+some hundreds, and what it does not take has been read in vain."""
 
 Handler = TypeVar("Handler", bound=Callable[..., Coroutine[Any, Any, Any]])
 
@@ -151,13 +156,15 @@ class Operations(pyfuse3.Operations):
 
     @_answering
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        while entries := await self._fs.readdir(fh, start_id):
+        limit = FIRST_PAGE_ENTRIES
+        while entries := await self._fs.readdir(fh, start_id, limit):
             for entry in entries:
                 name = FileNameT(entry.name)
                 if not pyfuse3.readdir_reply(token, name, self._entry(entry.attributes), entry.cookie):
                     return
                 self._fs.refer(entry)
                 start_id = entry.cookie
+            limit = min(2 * limit, DIRECTORY_PAGE_ENTRIES)
 
     @_answering
     async def releasedir(self, fh: FileHandleT) -> None:

@@ -189,3 +189,16 @@ async def test_handles_of_directories_are_refused_once_closed(rig: Rig) -> None:
         await rig.fs.readdir(handle, 0)
     with refused(errno.EBADF):
         await rig.fs.releasedir(handle)
+
+
+async def test_a_page_is_as_long_as_it_is_asked_for(rig: Rig) -> None:
+    made = await make_many(rig, 40)
+    handle = await rig.fs.opendir(ROOT)
+    seen: list[bytes] = []
+    cookie = 0
+    while entries := await rig.fs.readdir(handle, cookie, 8):
+        assert len(entries) <= 8 + 2  # and the dots
+        seen += [entry.name for entry in entries]
+        cookie = entries[-1].cookie
+    assert seen == [b".", b"..", *made]
+    await rig.fs.releasedir(handle)
