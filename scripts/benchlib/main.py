@@ -71,6 +71,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option("--rounds", type=click.IntRange(1), help=f"{_ROUNDS} if not given; medians are shown.")
 @click.option("--size", type=_size, metavar="SIZE", help="Of the large file; 64M if not given.")
+@click.option("--files", type=click.IntRange(1), metavar="N", help="Small files; 1000 if not given.")
 @click.option(
     "--directory", type=_DIRECTORY, metavar="DIR",
     help="Where everything is kept meanwhile; decides which disk is measured. In the temporary directory if "
@@ -89,6 +90,7 @@ def main(
     rows: list[str],
     rounds: int | None,
     size: int | None,
+    files: int | None,
     directory: Path | None,
     settings: list[str] | None,
     json_path: Path | None,
@@ -111,6 +113,8 @@ def main(
     scale = QUICK if quick else Scale()
     if size is not None:
         scale = replace(scale, large_bytes=size)
+    if files is not None:
+        scale = replace(scale, small_files=files)
     rounds = rounds or (_QUICK_ROUNDS if quick else _ROUNDS)
     say = Console(stderr=True, highlight=False, markup=False)
     with tempfile.TemporaryDirectory(dir=directory, prefix="s3blobfs-bench-") as made:

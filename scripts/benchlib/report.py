@@ -48,7 +48,8 @@ def as_markdown(
     results: Results, titles: Mapping[str, str], targets: Sequence[str], limits: Sequence[str]
 ) -> str:
     """One table of ratios: what is comparable from one machine to another."""
-    headings = [f"{target} / {limit}" for target in targets for limit in limits]
+    several = len(limits) > 1
+    headings = [f"{target} / {limit}" if several else target for target in targets for limit in limits]
     lines = [
         f"| | {' | '.join([*headings, 'S3 requests', 'spread'])} |",
         f"|---|{'---:|' * len(headings)}---|---:|",
