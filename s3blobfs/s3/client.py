@@ -37,6 +37,7 @@ from s3blobfs.s3.protocol import (
     ObjectInfo,
     ObjectVersionInfo,
     PutReceipt,
+    UploadInfo,
 )
 from s3blobfs.s3.requests import RequestRunner
 from s3blobfs.s3.retry import Randomness
@@ -168,6 +169,13 @@ class S3ObjectClient:
 
     def list_versions(self, prefix: str) -> AsyncIterator[ObjectVersionInfo]:
         return self._list(partial(self._control.list_versions, prefix))
+
+    def list_uploads(self, prefix: str) -> AsyncIterator[UploadInfo]:
+        return self._list(partial(self._control.list_uploads, prefix))
+
+    async def abort_upload(self, key: str, upload_id: str) -> None:
+        check_key(key)
+        await self._change(Count.S3_DELETE, partial(self._control.abort_upload, key, upload_id))
 
     async def _list(self, get_page: Callable[[dict[str, Any]], Page[Entry]]) -> AsyncIterator[Entry]:
         following: dict[str, Any] | None = {}

@@ -14,7 +14,14 @@ from s3blobfs.s3.connection import DEFAULT_REGION, S3Connection
 from s3blobfs.s3.dataplane import bare_etag, real_version, time_ns
 from s3blobfs.s3.error_map import RequestContext, mapped_errors
 from s3blobfs.s3.limits import LIST_PAGE_MAX
-from s3blobfs.s3.protocol import DeleteFailure, ObjectId, ObjectInfo, ObjectVersionInfo, PutReceipt
+from s3blobfs.s3.protocol import (
+    DeleteFailure,
+    ObjectId,
+    ObjectInfo,
+    ObjectVersionInfo,
+    PutReceipt,
+    UploadInfo,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
@@ -110,6 +117,24 @@ class ControlPlane:
                 self._boto.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
             except self._boto.exceptions.NoSuchUpload:
                 return
+
+    def list_uploads(self, prefix: str, page: dict[str, Any]) -> Page[UploadInfo]:
+        with self._errors(""):
+            answer = self._boto.list_multipart_uploads(
+                Bucket=self._bucket, Prefix=prefix, MaxUploads=LIST_PAGE_MAX, **page
+            )
+        entries = [
+            UploadInfo(
+                key=entry["Key"], upload_id=entry["UploadId"], initiated_ns=time_ns(entry["Initiated"])
+            )
+            for entry in answer.get("Uploads", [])
+        ]
+        if not answer.get("IsTruncated"):
+            return Page(entries, None)
+        following = {"KeyMarker": answer["NextKeyMarker"]}
+        if upload_marker := answer.get("NextUploadIdMarker"):
+            following["UploadIdMarker"] = upload_marker
+        return Page(entries, following)
 
     # -- objects ---------------------------------------------------------------------------------------
 

@@ -45,6 +45,7 @@ from s3blobfs.s3.protocol import (
     ObjectInfo,
     ObjectVersionInfo,
     PutReceipt,
+    UploadInfo,
 )
 from s3blobfs.trace import Count, Tracer
 
@@ -70,6 +71,8 @@ class FakeBucket:
     versioning: bool = False
     versions: dict[str, list[FakeVersion]] = field(default_factory=dict)
     """Oldest first; never an empty list."""
+    uploads: dict[str, UploadInfo] = field(default_factory=dict)
+    """Unfinished multipart uploads by id: those of :meth:`FakeS3.begin_upload`."""
 
     def find(self, key: str, version_id: str | None = None) -> FakeVersion | None:
         """The version named, or the current one; delete markers included."""
@@ -143,19 +146,31 @@ class FakeS3:
         info = self._new_info(bucket, key, 0, "", {})
         bucket.insert(FakeVersion(self._changes, info, b"", is_delete_marker=True))
 
+    def begin_upload(self, bucket: str, key: str) -> str:
+        """A multipart upload that nobody will finish; answers its id. The clients' own are over as soon as
+        they are begun."""
+        self._changes += 1
+        upload_id = hashlib.sha256(b"upload %d" % self._changes).hexdigest()[:32]
+        self.bucket(bucket).uploads[upload_id] = UploadInfo(key, upload_id, self._now_ns())
+        return upload_id
+
+    def _now_ns(self) -> int:
+        """Of the last change."""
+        now_ns = self._clock_ns() if self._clock_ns else (_FIRST_CHANGE_S + self._changes) * 10**9
+        return now_ns // 10**9 * 10**9
+
     def _new_info(
         self, bucket: FakeBucket, key: str, size_bytes: int, etag: str, metadata: dict[str, str]
     ) -> ObjectInfo:
         self._changes += 1
         # Hashed: S3's version ids do not sort by age, and nobody shall come to rely on it here.
         version_id = hashlib.sha256(b"version %d" % self._changes).hexdigest()[:32]
-        now_ns = self._clock_ns() if self._clock_ns else (_FIRST_CHANGE_S + self._changes) * 10**9
         return ObjectInfo(
             key=key,
             size_bytes=size_bytes,
             etag=etag,
             version_id=version_id if bucket.versioning else None,
-            last_modified_ns=now_ns // 10**9 * 10**9,
+            last_modified_ns=self._now_ns(),
             metadata=metadata,
         )
 
@@ -288,6 +303,17 @@ class FakeObjectClient:
                 etag=version.info.etag,
                 last_modified_ns=version.info.last_modified_ns,
             )
+
+    async def list_uploads(self, prefix: str) -> AsyncIterator[UploadInfo]:
+        bucket = await self._request(Count.S3_LIST)
+        for upload in sorted(bucket.uploads.values(), key=lambda upload: (upload.key, upload.upload_id)):
+            if upload.key.startswith(prefix):
+                yield upload
+
+    async def abort_upload(self, key: str, upload_id: str) -> None:
+        check_key(key)
+        bucket = await self._request(Count.S3_DELETE)
+        bucket.uploads.pop(upload_id, None)
 
     async def _list(self, prefix: str, *, current_only: bool) -> AsyncIterator[tuple[FakeVersion, bool]]:
         """Page by page; a page shows the bucket as it is when the page is asked for, as S3 does."""

@@ -32,6 +32,7 @@ from s3blobfs.s3.protocol import (
     ObjectInfo,
     ObjectVersionInfo,
     PutReceipt,
+    UploadInfo,
 )
 
 Operation = Literal[
@@ -43,6 +44,8 @@ Operation = Literal[
     "delete_many",
     "list_objects",
     "list_versions",
+    "list_uploads",
+    "abort_upload",
     "bucket_exists",
     "create_bucket",
     "versioning_enabled",
@@ -279,6 +282,18 @@ class FaultyObjectClient:
             yield entry
         for fault in faults:
             fault.after()
+
+    async def list_uploads(self, prefix: str) -> AsyncIterator[UploadInfo]:
+        faults = self._script.take("list_uploads", [prefix])
+        for fault in faults:
+            await fault.before()
+        async for upload in self._inner.list_uploads(prefix):
+            yield upload
+        for fault in faults:
+            fault.after()
+
+    async def abort_upload(self, key: str, upload_id: str) -> None:
+        await self._call("abort_upload", [key], lambda: self._inner.abort_upload(key, upload_id))
 
     async def bucket_exists(self) -> bool:
         return await self._call("bucket_exists", [self.bucket], self._inner.bucket_exists)

@@ -65,6 +65,15 @@ class ObjectVersionInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class UploadInfo:
+    """A multipart upload that was begun and neither completed nor aborted; its parts are paid for."""
+
+    key: str
+    upload_id: str
+    initiated_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectId:
     """A key, or one version of it."""
 
@@ -165,6 +174,15 @@ class ObjectClient(Protocol):
     def list_versions(self, prefix: str) -> AsyncIterator[ObjectVersionInfo]:
         """Every version and delete marker below ``prefix``; those of one key one after another, the latest
         first. Pages as it goes."""
+        ...
+
+    def list_uploads(self, prefix: str) -> AsyncIterator[UploadInfo]:
+        """Unfinished multipart uploads of keys below ``prefix``, in any order. Pages as it goes."""
+        ...
+
+    async def abort_upload(self, key: str, upload_id: str) -> None:
+        """Throw away an unfinished multipart upload with its parts. One that is gone is success. Whoever is
+        still sending parts gets an error."""
         ...
 
     async def bucket_exists(self) -> bool:

@@ -9,6 +9,7 @@ import trio
 
 from s3blobfs.config import S3Options
 from s3blobfs.s3.client import S3ClientFactory
+from s3blobfs.s3.control import ControlPlane
 from s3blobfs.s3.fake import FakeS3
 from s3blobfs.s3.faults import FaultScript
 from s3blobfs.trace import Tracer
@@ -23,9 +24,11 @@ async def world(request: pytest.FixtureRequest, use_server: UseServer) -> AsyncI
     tracer = Tracer()
     options = S3Options(multipart_threshold_bytes=THRESHOLD_BYTES, part_size_bytes=PART_BYTES)
     if request.param == "fake":
-        yield World("fake", tracer, FakeS3(options).factory(tracer))
+        fake = FakeS3(options)
+        yield World("fake", tracer, fake.factory(tracer), fake.begin_upload)
     elif request.param == "faulty":
-        yield World("faulty", tracer, FaultScript().wrap(FakeS3(options).factory(tracer)))
+        fake = FakeS3(options)
+        yield World("faulty", tracer, FaultScript().wrap(fake.factory(tracer)), fake.begin_upload)
     else:
         server = use_server(request.getfixturevalue(f"{request.param}_server"))
         options = S3Options(
@@ -34,7 +37,11 @@ async def world(request: pytest.FixtureRequest, use_server: UseServer) -> AsyncI
             part_size_bytes=PART_BYTES,
         )
         factory = await trio.to_thread.run_sync(S3ClientFactory, options, tracer)
-        yield World(request.param, tracer, factory)
+
+        def begin_upload(bucket: str, key: str) -> str:
+            return ControlPlane(factory.connection, bucket).create_upload(key, {})
+
+        yield World(request.param, tracer, factory, begin_upload)
         await factory.aclose()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +36,8 @@ class World:
     kind: str
     tracer: Tracer
     factory: ObjectClientFactory
+    begin_upload: Callable[[str, str], str]
+    """Of a bucket and a key: begins a multipart upload that nobody will finish; answers its id. Blocks."""
 
     async def bucket(self, *, versioning: bool = False) -> ObjectClient:
         client = self.factory(unique_bucket_name())
