@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchlib.place import Place, Scale
+from benchlib.place import Scale
 from benchlib.results import Results
 from benchlib.rows import Row
 from benchlib.run import measure_round
@@ -52,7 +52,6 @@ SETTINGS = {
     "keep-cache-never": Setting(keep_cache=False),
     "keep-cache-always": Setting(keep_cache=True),
     "read-ahead-128k": Setting(read_ahead_kib=128),
-    "read-ahead-512k": Setting(read_ahead_kib=512),
     "read-ahead-1m": Setting(read_ahead_kib=1024),
     "read-ahead-4m": Setting(read_ahead_kib=4096),
 }
@@ -122,6 +121,5 @@ def run_settings(
             for name in settings
         ]
         for number in range(rounds):
-            for volume in volumes:
-                measure_round(results, volume, rows, Place(volume, scale, number), say)
+            measure_round(results, volumes, rows, scale, number, say)
     return results

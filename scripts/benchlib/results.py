@@ -62,9 +62,12 @@ class Results:
         return Result.of(samples) if samples else None
 
     def ratio(self, row: str, target: str, to: str) -> float | None:
-        """Speed relative to another target's."""
-        mine, other = self.of(row, target), self.of(row, to)
-        return None if mine is None or other is None else mine.rate / other.rate
+        """Speed relative to another target's, compared round by round."""
+        by_target = self.samples.get(row, {})
+        if target not in by_target or to not in by_target:
+            return None
+        pairs = zip(by_target[target], by_target[to], strict=True)
+        return statistics.median(mine.rate / other.rate for mine, other in pairs)
 
     def targets(self) -> list[str]:
         """In the order in which they were measured first."""

@@ -1,4 +1,5 @@
-"""A run: rounds of rows, on every target in turn, so that a busy minute of the machine hits all alike."""
+"""A run: in each round every row is measured on all targets one after the other, so that they are compared
+at the same time of a machine that has other things to do."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from benchlib.bare import BareS3
-from benchlib.measure import Watch, measure
+from benchlib.measure import measure
 from benchlib.place import Place, Scale
 from benchlib.results import Results
 from benchlib.rows import ROWS, Row
@@ -36,30 +37,32 @@ def run(
             for mode in modes
         ]
         for number in range(rounds):
-            for target in (*targets, plain):
-                measure_round(results, target, rows, Place(target, scale, number), say)
-            for row in rows:
-                if (work := bare.rows.get(row.name)) is not None:
-                    say(f"S3, round {number}: {row.title}")
-                    run_one = partial(work, f"{row.name}-{number}")
-                    results.add(row.name, bare.name, measure(bare, row.unit, run_one))
+            measure_round(results, (*targets, plain), rows, scale, number, say, bare)
     return results
 
 
 def measure_round(
-    results: Results, target: DirectoryTarget, rows: Iterable[Row], place: Place, say: Say
+    results: Results,
+    targets: Iterable[DirectoryTarget],
+    rows: Iterable[Row],
+    scale: Scale,
+    number: int,
+    say: Say,
+    bare: BareS3 | None = None,
 ) -> None:
-    """One round on one target. Its files are removed in the end."""
+    """One round. Its files are removed in the end."""
+    places = [Place(target, scale, number) for target in targets]
     for row in rows:
-        if row.volumes_only and not isinstance(target, Volume):
-            continue
-        say(f"{target.name}, {place.seed}: {row.title}")
-
-        def work(watch: Watch, row: Row = row) -> int:
-            return row.work(place, watch)
-
-        results.add(row.name, target.name, measure(target, row.unit, work))
-    shutil.rmtree(place.directory)
+        say(f"round {number}: {row.title}")
+        for place in places:
+            if isinstance(place.target, Volume) or not row.volumes_only:
+                sample = measure(place.target, row.unit, partial(row.work, place))
+                results.add(row.name, place.target.name, sample)
+        if bare is not None and (work := bare.rows.get(row.name)) is not None:
+            sample = measure(bare, row.unit, partial(work, f"{row.name}-{number}"))
+            results.add(row.name, bare.name, sample)
+    for place in places:
+        shutil.rmtree(place.directory)
 
 
 def chosen_rows(names: Sequence[str]) -> list[Row]:
