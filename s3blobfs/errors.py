@@ -17,7 +17,8 @@ Library errors are mapped to it where they enter (obstore and botocore in ``s3/`
     │   └── TierUnavailable        the local disk answers with errors
     ├── VolumeIndexError
     │   ├── IndexDamaged     ├── IndexTooNew
-    │   ├── IndexUnavailable └── BlobIsDeleting
+    │   ├── IndexUnavailable ├── BlobIsDeleting
+    │   └── IndexFenced
     └── UsageError                 the user asked for something that cannot be; the text says what to do
         ├── VolumeInUse   └── VolumeMismatch
 """
@@ -146,6 +147,10 @@ class IndexUnavailable(VolumeIndexError):
 
 class BlobIsDeleting(VolumeIndexError):
     """A dedupe hit met a blob whose object is being deleted: upload again once its row is gone."""
+
+
+class IndexFenced(VolumeIndexError):
+    """Another mount goes on with the volume from here: this one must not change anything any more."""
 
 
 # --- use -----------------------------------------------------------------------------------------------

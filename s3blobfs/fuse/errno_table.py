@@ -13,6 +13,7 @@ from s3blobfs.errors import (
     DamagedContent,
     EntityTooLarge,
     FilesystemError,
+    IndexFenced,
     ObjectStoreError,
     S3BlobFSError,
     TierError,
@@ -32,6 +33,7 @@ ERRNO_OF: Final[dict[type[S3BlobFSError], int]] = {
     TierFull: errno.ENOSPC,
     VolumeIndexError: errno.EIO,
     BlobIsDeleting: errno.EAGAIN,
+    IndexFenced: errno.EROFS,
     UsageError: errno.EINVAL,
     S3BlobFSError: errno.EIO,
 }

@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from types import CoroutineType
@@ -29,9 +30,11 @@ from typing import NoReturn, TypeVar
 import apsw
 import trio
 
-from s3blobfs.errors import FilesystemError, IndexUnavailable, VolumeIndexError
+from s3blobfs.errors import FilesystemError, IndexFenced, IndexUnavailable, VolumeIndexError
 from s3blobfs.index import connect, schema
+from s3blobfs.index.capture import BACKLOG_BYTES, Capture, Changes
 from s3blobfs.index.check import Problem, check
+from s3blobfs.index.copying import PinnedState
 from s3blobfs.index.log import WriteAheadLog
 from s3blobfs.index.sharedsync import SharedSync
 from s3blobfs.index.transaction import Transaction, mapped
@@ -78,7 +81,9 @@ class Database:
         self._writing = Transaction(connection, writable=True, sequence=sequence)
         self._in_fn = False
         self._unusable: VolumeIndexError | None = None
+        self._fenced: str | None = None
         self._closed = False
+        self._capture: Capture | None = None
 
         self._group_open = False
         self._group_deadline = 0.0
@@ -107,13 +112,20 @@ class Database:
 
     @classmethod
     def open(
-        cls, path: Path, *, tracer: Tracer, commit_delay_s: float = 0.05, read_only: bool = False
+        cls,
+        path: Path,
+        *,
+        tracer: Tracer,
+        commit_delay_s: float = 0.05,
+        read_only: bool = False,
+        damaged: bool = False,
     ) -> Database:
-        """Open an index, bringing an older one to the newest version.
+        """Open an index, bringing an older one to the newest version. With ``damaged`` it is not looked
+        over first: for a check, which says what is wrong with it.
 
         Raises :class:`IndexDamaged`, :class:`IndexTooNew`, :class:`IndexUnavailable` (also when there is no
         such file, or when it is older and ``read_only``)."""
-        return cls._opened(path, tracer, commit_delay_s, read_only=read_only)
+        return cls._opened(path, tracer, commit_delay_s, read_only=read_only, damaged=damaged)
 
     @classmethod
     def _opened(
@@ -124,12 +136,13 @@ class Database:
         *,
         new: bool = False,
         read_only: bool = False,
+        damaged: bool = False,
     ) -> Database:
         try:
             connection = connect.connect(path, read_only=read_only)
             try:
                 if not new:
-                    connect.verify(connection, path)
+                    connect.verify(connection, path, quick_check=not damaged)
                 if read_only:
                     schema.require_newest(connection, schema.MIGRATIONS)
                 else:
@@ -208,6 +221,66 @@ class Database:
             self._refuse()
         if self._log is not None:
             self._commit_group()
+
+    async def note(self, fn: Callable[[Transaction], None]) -> None:
+        """As a durable :meth:`write`, for what is about this file and no change of the volume: it gets no
+        number and is not captured. Everything written before is durable then as well."""
+        while self._gate is not None:
+            await self._gate.wait()
+        self._write(fn, counted=False)
+        reached = self._commit_group()
+        await self._sync_log()
+        self._durability.durable = max(self._durability.durable, reached)
+
+    @property
+    def sequence(self) -> int:
+        """The number of the newest write."""
+        return self._sequence
+
+    def fence(self, reason: str) -> None:
+        """Refuse every write from now on with :class:`IndexFenced`; reads go on."""
+        self._fenced = reason
+
+    # -- for a copy ----------------------------------------------------------------------------------------
+
+    def capture(
+        self,
+        on_changes: Callable[[], None],
+        *,
+        now_ns: Callable[[], int] = time.time_ns,
+        backlog_bytes: int = BACKLOG_BYTES,
+    ) -> Capture:
+        """Note what is changed from now on; see :class:`Capture`. Once; the caller looks at it and restarts
+        it, and takes changes by :meth:`captured` and :meth:`pin`."""
+        assert self._capture is None, "an index is captured once"
+        self._commit_group()
+        self._capture = Capture(
+            self._connection,
+            self._committed,
+            on_changes=on_changes,
+            now_ns=now_ns,
+            backlog_bytes=backlog_bytes,
+        )
+        return self._capture
+
+    async def captured(self) -> list[Changes]:
+        """Take what was changed until now. It is committed, and not durable before :meth:`commit` or
+        :meth:`note`. Raises :class:`IndexUnavailable`."""
+        assert self._capture is not None, "the index is not captured"
+        self._commit_group()
+        return self._capture.take()
+
+    async def pin(self) -> tuple[PinnedState, list[Changes]]:
+        """The present state, to be copied, and what was captured until it: later changes follow on from it.
+        Raises :class:`IndexUnavailable`."""
+        sequence = self._commit_group()
+        try:
+            pinned = PinnedState(self.path, sequence)
+        except apsw.Error as error:
+            raise mapped(error) from error
+        return pinned, [] if self._capture is None else self._capture.take()
+
+    # -- aside ---------------------------------------------------------------------------------------------
 
     async def read_aside(self, fn: Callable[[Transaction], T]) -> T:
         """As :meth:`read`, for what takes long: in a worker thread and on a connection of its own, on the
@@ -294,8 +367,8 @@ class Database:
 
     # -- the group -------------------------------------------------------------------------------------
 
-    def _write(self, fn: Callable[[Transaction], T]) -> T:
-        if self._unusable is not None or self._in_fn or self._log is None:
+    def _write(self, fn: Callable[[Transaction], T], *, counted: bool = True) -> T:
+        if self._unusable is not None or self._fenced is not None or self._in_fn or self._log is None:
             self._refuse()
         self._tracer.count(Count.INDEX_WRITE)
         execute = self._connection.execute
@@ -306,7 +379,7 @@ class Database:
                 self._group_deadline = trio.current_time() + self._commit_delay_s
                 self._group_opened.set()
             execute("SAVEPOINT one_write")
-            self._sequence += 1
+            self._sequence += counted
             self._writing.sequence = self._reading.sequence = self._sequence
             self._in_fn = True
             try:
@@ -347,6 +420,8 @@ class Database:
             self._group_opened = trio.Event()
             self._committed = self._sequence
             self._tracer.count(Count.INDEX_COMMIT)
+            if self._capture is not None:
+                self._capture.committed(self._committed)
         return self._committed
 
     def _fail(self, detail: str) -> IndexUnavailable:
@@ -366,12 +441,16 @@ class Database:
             raise IndexUnavailable(str(self._unusable)) from self._unusable
         if self._in_fn:
             raise RuntimeError("transactions of the index do not nest")
+        if self._fenced is not None:
+            raise IndexFenced(self._fenced)
         raise FilesystemError(errno.EROFS)
 
     def _close(self) -> None:
         self._closed = True
         if self._unusable is None:
             self._unusable = IndexUnavailable("the index is closed")
+        if self._capture is not None:
+            self._capture.close()
         self._connection.close(True)
         if self._log is not None:
             self._log.close()

@@ -239,7 +239,27 @@ CREATE TABLE uploads (
 CREATE INDEX uploads_by_inode ON uploads (inode_id);
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1,)
+_VERSION_2 = """
+CREATE TABLE replica (
+    -- How far the copy of this index in the bucket is: one row, from the first segment on. It is about this
+    -- very file, so it is never part of what is sent, and a copy of the file begins without it.
+    only           INTEGER PRIMARY KEY CHECK (only = 1),
+    -- The segment that was sent last, or was about to be: written before each is sent.
+    number         INTEGER NOT NULL CHECK (number >= 0),
+    -- Its digest, and that of the one before it, in hexadecimal; empty where there is none.
+    digest         TEXT    NOT NULL,
+    previous       TEXT    NOT NULL,
+    -- counters.sequence of the state that it completes.
+    sequence       INTEGER NOT NULL,
+    -- PRAGMA user_version of that state: changes do not reach across a migration.
+    schema_version INTEGER NOT NULL,
+    -- 0 in an index that was just recovered: its first mount makes itself known in the bucket, so that the
+    -- machine it was recovered from, should it still run, hears of it.
+    claimed        INTEGER NOT NULL CHECK (claimed IN (0, 1))
+) STRICT;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2)
 """Entry n takes an index from version n to n + 1; version 0 is an empty database."""
 
 

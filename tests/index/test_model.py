@@ -113,7 +113,7 @@ def _unlink(tx: Transaction, model: Model, directory: int, name: bytes) -> None:
         del model.nodes[inode_id]
 
 
-def _apply(tx: Transaction, model: Model, step: Step) -> None:
+def apply(tx: Transaction, model: Model, step: Step) -> None:
     """One operation on both; nothing where it makes no sense."""
     directories = model.directories()
     directory = directories[step.first % len(directories)]
@@ -230,7 +230,7 @@ async def _play(path: Path, steps: list[Step]) -> None:
         changed = _copy(model)
 
         def transaction(tx: Transaction, changed: Model = changed, step: Step = step) -> None:
-            _apply(tx, changed, step)
+            apply(tx, changed, step)
             _compare(tx, changed)
             if step.abort:
                 raise Abort
