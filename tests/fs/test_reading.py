@@ -280,7 +280,7 @@ async def test_a_cached_store_reads_once(tmp_path: Path) -> None:
         assert await rig.read_file(b"f") == pattern(LARGE_SIZE)
 
 
-@pytest.mark.expected_log("")
+@pytest.mark.expected_log("was altered; dropped")
 async def test_an_altered_cache_file_is_not_believed(tmp_path: Path) -> None:
     setup = Setup(tmp_path / "volume", read=READ)
     data = pattern(LARGE_SIZE)
