@@ -329,6 +329,16 @@ class Filesystem:
         if failure is not None:
             raise failure
 
+    def blob_changed(self, blob: BlobContent) -> None:
+        """An object was made anew: readers, those at work too, go to where it is now."""
+        for inode in self._core.inodes:
+            content = inode.content
+            if content is not None and content.blob is not None and content.blob.blob_id == blob.blob_id:
+                content.blob = blob
+        for handle in self._core.handles.files():
+            if handle.reader_blob_id == blob.blob_id:
+                handle.reader_blob_id = None
+
     async def close(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Unmount: let go of every handle, then the barrier, then the reaper's due work."""
         for handle in self._core.handles.files():

@@ -18,7 +18,7 @@ from typing import Any
 import apsw
 
 from s3blobfs.index.inodes import ROOT_INODE_ID
-from s3blobfs.index.transaction import Transaction
+from s3blobfs.index.transaction import Transaction, Value
 from s3blobfs.types import CHECKSUM_BLOCK_BYTES
 
 MAX_PER_KIND = 1000
@@ -33,6 +33,8 @@ class Problem:
     """A word for programs; the same for all problems that one query finds."""
     detail: str
     """A sentence for people."""
+    subject: tuple[Value, ...] = ()
+    """The row that the kind's query found, its id first: what :mod:`s3blobfs.index.repair` works on."""
 
 
 def check(tx: Transaction, staged_names: Collection[str] | None) -> list[Problem]:
@@ -241,7 +243,9 @@ def _staged_files(tx: Transaction, staged_names: Collection[str] | None) -> Iter
     for upload_id, name in tx.execute("SELECT id, staged_name FROM uploads ORDER BY id"):
         if name not in present:
             yield Problem(
-                "missing-staged-file", f"the journal's row {upload_id} has no staged file {_shown(name)}"
+                "missing-staged-file",
+                f"the journal's row {upload_id} has no staged file {shown(name)}",
+                (upload_id,),
             )
 
 
@@ -252,7 +256,7 @@ def _integrity(tx: Transaction) -> Iterator[Problem]:
     """Pages, indexes and the constraints of single rows."""
     for (answer,) in tx.execute("PRAGMA integrity_check"):
         if answer != "ok":
-            yield Problem("integrity", answer)
+            yield Problem("integrity", answer, (answer,))
 
 
 def _foreign_keys(tx: Transaction) -> Iterator[Problem]:
@@ -260,20 +264,24 @@ def _foreign_keys(tx: Transaction) -> Iterator[Problem]:
     for table, _row_id, referred, _key in tx.execute("PRAGMA foreign_key_check"):
         stray[table, referred] += 1
     for (table, referred), rows in stray.items():
-        yield Problem("foreign-key", f"{rows} rows of {table} refer to rows of {referred} that do not exist")
+        yield Problem(
+            "foreign-key",
+            f"{rows} rows of {table} refer to rows of {referred} that do not exist",
+            (table, referred),
+        )
 
 
 def _named(
     tx: Transaction, kind: str, sentence: str, sql: str, parameters: tuple[int, ...] = ()
 ) -> Iterator[Problem]:
-    rows = tx.execute(f"{sql} LIMIT {MAX_PER_KIND + 1}", parameters).fetchall()
+    rows: list[Any] = tx.execute(f"{sql} LIMIT {MAX_PER_KIND + 1}", parameters).fetchall()
     for row in rows[:MAX_PER_KIND]:
-        yield Problem(kind, sentence.format(*map(_shown, row)))
+        yield Problem(kind, sentence.format(*map(shown, row)), tuple(row))
     if len(rows) > MAX_PER_KIND:
         yield Problem(kind, "and more of this kind")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """Names are data: quoted, so that none can look like a part of the sentence."""
     if isinstance(value, bytes):
         return repr(os.fsdecode(value))

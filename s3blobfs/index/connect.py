@@ -87,12 +87,12 @@ def start_log(connection: apsw.Connection) -> None:
     connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
 
 
-def verify(connection: apsw.Connection, path: Path) -> None:
+def verify(connection: apsw.Connection, path: Path, *, quick_check: bool = True) -> None:
     """Raises :class:`IndexDamaged` for what is no index of ours, or malformed as far as a quick look
-    tells; apsw's errors."""
+    tells, if that is asked for; apsw's errors."""
     if connection.pragma("application_id") != schema.APPLICATION_ID:
         raise IndexDamaged(f"{path} is not an index of this program")
-    if path.stat().st_size <= QUICK_CHECK_BYTES:
+    if quick_check and path.stat().st_size <= QUICK_CHECK_BYTES:
         answer = connection.pragma("quick_check", 1)
         if answer != "ok":
             raise IndexDamaged(f"the index {path} is damaged: {answer}")

@@ -291,8 +291,11 @@ class Database:
         self._tracer.count(Count.INDEX_READ)
 
         def in_thread() -> T:
-            connection = connect.connect(self.path, read_only=True)
+            # SQLite does not even read CHECK constraints where the file is opened read-only, so a check would
+            # not find rows that violate one.
+            connection = connect.connect(self.path, read_only=self._log is None)
             try:
+                connection.execute("PRAGMA query_only = ON")
                 connection.execute("BEGIN")
                 return fn(Transaction(connection, writable=False, sequence=self._committed))
             finally:

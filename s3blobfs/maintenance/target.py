@@ -1,0 +1,55 @@
+"""What the tools work on: the parts of one volume, whoever opened them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from s3blobfs.blobstore.protocol import BlobStore
+from s3blobfs.config import VolumeSettings
+from s3blobfs.errors import UsageError
+from s3blobfs.index.database import Database
+from s3blobfs.tier.tier import Tier
+from s3blobfs.types import BlobContent
+from s3blobfs.volume.clients import BucketClients
+from s3blobfs.writeback.reaper import Reaper
+
+Json = dict[str, Any]
+Progress = Callable[[Json], None]
+"""Told how far a tool is; called often, and must not block."""
+
+
+def silent(_: Json) -> None:
+    """Nobody wants to know."""
+
+
+def ignore_blob(_: BlobContent) -> None:
+    """Nobody has a copy of what the index says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An open volume. Nobody else writes to it: either this process has it mounted, or it holds the lock."""
+
+    settings: VolumeSettings
+    db: Database
+    tier: Tier
+    stores: Mapping[int, BlobStore]
+    clients: BucketClients
+    reaper: Reaper
+    mounted: bool
+    """Whether it is in use meanwhile."""
+    read_only: bool = False
+    blob_changed: Callable[[BlobContent], None] = ignore_blob
+    """Told of a blob whose object was made anew, perhaps elsewhere: who keeps a copy of the row has to take
+    this one."""
+    now_ns: Callable[[], int] = time.time_ns
+    """The clock of the index."""
+
+    def refuse_if_read_only(self, what: str) -> None:
+        if self.read_only:
+            raise UsageError(
+                f"{what} needs to write to the index, and the mount is read-only: mount without it"
+            )
