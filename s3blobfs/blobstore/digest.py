@@ -54,16 +54,16 @@ class DigestBlobStore(ObjectBlobStore):
         object_id: str | None,
         write_id: str,
         hint: ObjectHint,
+        replace: bool = False,
     ) -> StoredContent:
         stamp = metadata.encode(write_id, hint, digests)
+        conditional = self._config.conditional_put and not replace
 
         async def send(key: str) -> PutReceipt:
             self._trace_put(key, digests.size_bytes)
-            return await self._client.put(
-                key, staged_path, metadata=stamp, if_none_match=self._config.conditional_put
-            )
+            return await self._client.put(key, staged_path, metadata=stamp, if_none_match=conditional)
 
-        return await self._store(digests, send)
+        return await (self._replace if replace else self._store)(digests, send)
 
     async def copy_from(
         self,
@@ -73,6 +73,7 @@ class DigestBlobStore(ObjectBlobStore):
         object_id: str | None,
         write_id: str,
         hint: ObjectHint,
+        replace: bool = False,
     ) -> StoredContent:
         stamp = metadata.encode(write_id, hint, blob.digests)
 
@@ -86,7 +87,7 @@ class DigestBlobStore(ObjectBlobStore):
             self._tracer.step(Party.CLIENT, Arrow.FROM_DASHED, Party.S3, "copied")
             return receipt
 
-        return await self._store(blob.digests, send)
+        return await (self._replace if replace else self._store)(blob.digests, send)
 
     async def find_write(
         self, digests: ContentDigests, *, object_id: str | None, write_id: str
@@ -121,6 +122,12 @@ class DigestBlobStore(ObjectBlobStore):
                 key=self._config.prefix + collision,
             )
         return stored
+
+    async def _replace(self, digests: ContentDigests, send: _Send) -> StoredContent:
+        own_name, _ = self._names(digests)
+        async with self._locked(own_name):
+            receipt = await send(self._config.prefix + own_name)
+        return StoredContent(digest_location(self._config.prefix, own_name), receipt.etag, existed=False)
 
     async def _store_as(self, name: str, digests: ContentDigests, send: _Send) -> StoredContent | None:
         """``None``: another content has this name."""

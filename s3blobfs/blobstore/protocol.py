@@ -59,12 +59,14 @@ class BlobStore(Protocol):
         object_id: str | None,
         write_id: str,
         hint: ObjectHint,
+        replace: bool = False,
     ) -> StoredContent:
         """Store the sealed file at ``staged_path``, which must not change meanwhile.
 
         ``object_id`` is the file's key for life (``versioned`` stores; ignored elsewhere). ``write_id``
         names this attempt to store this content, so that :meth:`find_write` can tell afterwards whether a
-        PUT whose answer was lost took place."""
+        PUT whose answer was lost took place. With ``replace`` an object under the content's own key is not
+        asked for but replaced: it is known to be damaged (a ``versioned`` store never asks)."""
         ...
 
     async def copy_from(
@@ -75,8 +77,10 @@ class BlobStore(Protocol):
         object_id: str | None,
         write_id: str,
         hint: ObjectHint,
+        replace: bool = False,
     ) -> StoredContent:
-        """Store the content of ``blob`` of another store without a byte passing through the client.
+        """Store the content of ``blob`` of another store without a byte passing through the client;
+        ``replace`` as in :meth:`put`.
         :class:`~s3blobfs.errors.ObjectNotFound` when the source is gone,
         :class:`~s3blobfs.errors.DamagedContent` when it is not the one that was stored."""
         ...

@@ -35,6 +35,7 @@ class VersionedBlobStore(ObjectBlobStore):
         object_id: str | None,
         write_id: str,
         hint: ObjectHint,
+        replace: bool = False,
     ) -> StoredContent:
         object_id = self._checked(object_id)
         key = self._config.prefix + object_id
@@ -50,6 +51,7 @@ class VersionedBlobStore(ObjectBlobStore):
         object_id: str | None,
         write_id: str,
         hint: ObjectHint,
+        replace: bool = False,
     ) -> StoredContent:
         object_id = self._checked(object_id)
         stamp = metadata.encode(write_id, hint, blob.digests)

@@ -66,6 +66,12 @@ def get(tx: Transaction, blob_id: int) -> BlobRow:
     return _existing(one(tx.execute(_SELECT_WITH_CHECKSUMS + " WHERE id = ?", (blob_id,))), blob_id)
 
 
+def find_id(tx: Transaction, blob_id: int) -> BlobRow | None:
+    """With checksums."""
+    row = one(tx.execute(_SELECT_WITH_CHECKSUMS + " WHERE id = ?", (blob_id,)))
+    return _row(row) if row is not None else None
+
+
 def find(tx: Transaction, store_id: int, object_key: str, version_id: str | None) -> BlobRow | None:
     """With checksums."""
     row = one(
@@ -153,6 +159,27 @@ def add_ref(tx: Transaction, blob_id: int) -> BlobRow:
     return _row(row)
 
 
+def move(tx: Transaction, blob_id: int, stored: StoredContent) -> BlobRow:
+    """The content was stored anew, perhaps elsewhere: the row names that object from now on. With checksums.
+
+    Raises :class:`BlobIsDeleting` when nobody wants it any more, and :class:`VolumeIndexError` when another
+    row names that object."""
+    location = stored.location
+    tx.modify(
+        "UPDATE blobs SET object_key = ?, version_id = ?, cache_name = ?, etag = ?"
+        " WHERE id = ? AND state <> 'deleting'",
+        (location.object_key, location.version_id or "", location.cache_name, stored.etag, blob_id),
+    )
+    if not tx.changes():
+        raise BlobIsDeleting(f"blob {blob_id} is not wanted any more")
+    return get(tx, blob_id)
+
+
+def set_checksums(tx: Transaction, blob_id: int, checksums: bytes) -> None:
+    """In place of those that are known, if any."""
+    tx.modify("INSERT OR REPLACE INTO blob_checksums VALUES (?, ?)", (blob_id, checksums))
+
+
 def drop_ref(tx: Transaction, blob_id: int, now_ns: int, *, superseded: bool) -> BlobRow:
     """One inode less refers to the blob. Without checksums.
 
@@ -206,6 +233,28 @@ def forget(tx: Transaction, blob_ids: Iterable[int]) -> None:
     """Remove rows whose objects are deleted. A row that is not DELETING stays."""
     for blob_id in blob_ids:
         tx.modify("DELETE FROM blobs WHERE id = ? AND state = 'deleting'", (blob_id,))
+
+
+# --- all of them ---------------------------------------------------------------------------------------
+
+
+def kept(tx: Transaction, after_id: int, last_id: int, limit: int) -> list[BlobRow]:
+    """Blobs that are LIVE or SUPERSEDED, with ids from ``after_id`` (exclusive) to ``last_id``, in the order
+    of ids. Without checksums."""
+    rows = tx.execute(
+        _SELECT + " WHERE id > ? AND id <= ? AND state IN ('live', 'superseded') ORDER BY id LIMIT ?",
+        (after_id, last_id, limit),
+    )
+    return [_row(row) for row in rows]
+
+
+def count_kept(tx: Transaction, after_id: int, last_id: int) -> int:
+    """How many :func:`kept` would answer without a limit. Reads all of them."""
+    ((count,),) = tx.execute(
+        "SELECT count(*) FROM blobs WHERE id > ? AND id <= ? AND state IN ('live', 'superseded')",
+        (after_id, last_id),
+    )
+    return count  # type: ignore[no-any-return]
 
 
 # --- rows ----------------------------------------------------------------------------------------------

@@ -177,6 +177,12 @@ def orphans(tx: Transaction) -> list[InodeRow]:
     return [InodeRow(*row) for row in tx.execute(_SELECT + " WHERE nlink = 0 ORDER BY id")]
 
 
+def find_with_blob(tx: Transaction, blob_id: int) -> InodeRow | None:
+    """The oldest file that has the content."""
+    row = tx.execute(_SELECT + " WHERE blob_id = ? ORDER BY id LIMIT 1", (blob_id,)).fetchone()
+    return InodeRow(*row) if row is not None else None
+
+
 def usage(tx: Transaction) -> Usage:
     """In constant time."""
     ((inodes, high, low),) = tx.execute("SELECT inodes, bytes_high, bytes_low FROM counters")

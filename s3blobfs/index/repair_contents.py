@@ -49,7 +49,7 @@ def blob_on_non_file(tx: Transaction, subject: Subject, now_ns: int) -> str | No
 
 def missing_blob(tx: Transaction, subject: Subject, now_ns: int) -> str | None:
     inode = inodes.find(tx, integer(subject[0]))
-    if inode is None or inode.blob_id is None or _find(tx, inode.blob_id) is not None:
+    if inode is None or inode.blob_id is None or blobs.find_id(tx, inode.blob_id) is not None:
         return None
     _point(tx, inode, None, now_ns)
     if uploads.latest_of(tx, inode.id) is not None:
@@ -58,7 +58,7 @@ def missing_blob(tx: Transaction, subject: Subject, now_ns: int) -> str | None:
 
 
 def _deleting_blob(tx: Transaction, subject: Subject, now_ns: int, evidence: Evidence) -> str | None:
-    inode, row = inodes.find(tx, integer(subject[0])), _find(tx, integer(subject[1]))
+    inode, row = inodes.find(tx, integer(subject[0])), blobs.find_id(tx, integer(subject[1]))
     if inode is None or row is None or row.state is not BlobState.DELETING or inode.blob_id != row.id:
         return None
     if evidence.object_is_there is None:
@@ -181,7 +181,7 @@ def size(tx: Transaction, subject: Subject, now_ns: int) -> str | None:
         size_bytes = len(inode.target)
     else:
         journalled = uploads.latest_of(tx, inode.id)
-        row = _find(tx, inode.blob_id) if inode.blob_id is not None else None
+        row = blobs.find_id(tx, inode.blob_id) if inode.blob_id is not None else None
         if journalled is None and row is None:
             return None
         size_bytes = journalled.size_bytes if journalled is not None else row.digests.size_bytes  # type: ignore[union-attr]
@@ -198,7 +198,7 @@ def give_stores(tx: Transaction) -> str | None:
     ).fetchall()
     for (inode_id,) in rows:
         inode = inodes.get(tx, inode_id)
-        blob = _find(tx, inode.blob_id) if inode.blob_id is not None else None
+        blob = blobs.find_id(tx, inode.blob_id) if inode.blob_id is not None else None
         store_id, object_id = _place(tx, blob.store_id if blob is not None else DEFAULT_STORE_ID)
         inodes.update(tx, inode_id, store_id=store_id, object_id=inode.object_id or object_id)
     return f"gave {len(rows)} files a store that exists" if rows else None
@@ -239,14 +239,14 @@ def _point(tx: Transaction, inode: InodeRow, blob_id: int | None, now_ns: int) -
     """Let the inode have another blob, or none; the references of both are right afterwards."""
     inodes.update(tx, inode.id, blob_id=blob_id)
     for each in (inode.blob_id, blob_id):
-        if each is not None and _find(tx, each) is not None:
+        if each is not None and blobs.find_id(tx, each) is not None:
             _settle(tx, each, now_ns)
 
 
 def _fall_back(tx: Transaction, inode: InodeRow, now_ns: int) -> str | None:
     """Give a file the content that S3 has of it; answers what it is, or ``None`` when there is none."""
     inode = inodes.get(tx, inode.id)
-    row = _find(tx, inode.blob_id) if inode.blob_id is not None else _earlier(tx, inode)
+    row = blobs.find_id(tx, inode.blob_id) if inode.blob_id is not None else _earlier(tx, inode)
     if row is None:
         return None
     _point(tx, inode, row.id, now_ns)
@@ -263,12 +263,6 @@ def _earlier(tx: Transaction, inode: InodeRow) -> BlobRow | None:
         return None
     history = blobs.history(tx, store.id, store.prefix + inode.object_id)
     return next((row for row in reversed(history) if row.state is not BlobState.DELETING), None)
-
-
-def _find(tx: Transaction, blob_id: int) -> BlobRow | None:
-    if tx.execute("SELECT 1 FROM blobs WHERE id = ?", (blob_id,)).fetchone() is None:
-        return None
-    return blobs.get(tx, blob_id)
 
 
 def _place(tx: Transaction, store_id: int) -> tuple[int, str | None]:

@@ -259,7 +259,44 @@ CREATE TABLE replica (
 ) STRICT;
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2)
+_VERSION_3 = """
+CREATE TABLE scrubs (
+    -- The comparison of blobs with their objects that is under way, or was the last one: one row at most.
+    only       INTEGER PRIMARY KEY CHECK (only = 1),
+    -- 'head': what S3 says of each object. 'read': every byte.
+    depth      TEXT    NOT NULL CHECK (depth IN ('head', 'read')),
+    started_ns INTEGER NOT NULL,
+    -- NULL until it has come to its end.
+    ended_ns   INTEGER,
+    -- Blobs up to this id are done, of those up to 'last_id', which was the newest when it began.
+    cursor     INTEGER NOT NULL,
+    last_id    INTEGER NOT NULL,
+    -- How many were compared, and how many bytes were read for that.
+    blobs      INTEGER NOT NULL,
+    bytes      INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE damages (
+    -- A log: what was found wrong with objects, and what became of it.
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    -- The blob, and where its object was. The log outlives the row, hence no foreign key.
+    blob_id    INTEGER NOT NULL,
+    store_id   INTEGER NOT NULL,
+    object_key TEXT    NOT NULL,
+    version_id TEXT    NOT NULL,
+    -- A word for programs, and a sentence for people.
+    kind       TEXT    NOT NULL,
+    detail     TEXT    NOT NULL,
+    found_ns   INTEGER NOT NULL,
+    -- NULL as long as the object is damaged; then when, and by what, that ended.
+    closed_ns  INTEGER,
+    outcome    TEXT,
+    CHECK ((closed_ns IS NULL) = (outcome IS NULL))
+) STRICT;
+CREATE UNIQUE INDEX damages_open ON damages (blob_id) WHERE closed_ns IS NULL;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2, _VERSION_3)
 """Entry n takes an index from version n to n + 1; version 0 is an empty database."""
 
 
