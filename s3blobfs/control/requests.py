@@ -109,6 +109,7 @@ class MountRequests:
             replace=argument(call.arguments, "replace", bool),
             caller=Caller(call.peer.uid, call.peer.gid, call.peer.pid),
         )
+        await self.filesystem.kernel_notified()
         return {"inode": inode_id}
 
     # -- traces ----------------------------------------------------------------------------------------

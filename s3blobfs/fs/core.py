@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import trio
+import trio.lowlevel
+
 from s3blobfs.blobstore.protocol import BlobStore
 from s3blobfs.config import NAME_MAX_BYTES
 from s3blobfs.errors import FilesystemError, TierUnavailable
@@ -38,6 +41,10 @@ class Notifier(Protocol):
         """Forget an inode's cached attributes and pages."""
         ...
 
+    async def delivered(self) -> None:
+        """Return when the kernel has heard all that it was told so far."""
+        ...
+
 
 class SilentNotifier:
     """For a filesystem that no kernel looks at."""
@@ -47,6 +54,9 @@ class SilentNotifier:
 
     def inode_changed(self, inode_id: int) -> None:
         pass
+
+    async def delivered(self) -> None:
+        await trio.lowlevel.checkpoint()
 
 
 @dataclass(slots=True)

@@ -118,6 +118,13 @@ class Filesystem:
         """Who tells the kernel; known once there is a mount."""
         self._core.notifier = notifier
 
+    async def kernel_notified(self) -> None:
+        """Return when the kernel has heard of what changed without its doing, so that every program sees it.
+
+        Not for a request of the kernel's own, nor under an inode's lock: it may take a notice only after such
+        a request, of any program, is answered."""
+        await self._core.notifier.delivered()
+
     async def resume(self, recovered: Mapping[int, tuple[UploadRow, StagedFile]]) -> None:
         """Show the acknowledged content of a previous process whose uploads are only now on their way."""
         for inode_id, (upload, staged) in recovered.items():
