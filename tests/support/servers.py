@@ -138,7 +138,8 @@ def _weed_command(directory: Path) -> tuple[S3Server, list[str]]:
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
         "-volume.preStopSeconds=0",
-        "-volume.max=0",
+        # A bucket takes about seven volumes, and each test makes one. The default, by free space, runs out.
+        "-volume.max=20000",
         "-master.volumeSizeLimitMB=128",
         "-master.telemetry=false",
         *(f"-{name}={port}" for name, port in zip(names, ports, strict=False)),
