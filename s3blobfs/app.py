@@ -24,7 +24,7 @@ from functools import partial
 
 import trio
 
-from s3blobfs import __version__
+from s3blobfs import __version__, failpoints
 from s3blobfs.blobstore.open import open_store
 from s3blobfs.blobstore.protocol import BlobStore
 from s3blobfs.config import MountOptions, S3Options, VolumeSettings
@@ -102,6 +102,7 @@ async def run_mount(
 
 
 class _Stage(enum.Enum):
+    failpoints.arm_from(os.environ)
     OPENING = enum.auto()
     SERVING = enum.auto()
     STORING = enum.auto()

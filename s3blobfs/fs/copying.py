@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from s3blobfs.errors import FilesystemError
+from s3blobfs.failpoints import Failpoint, reached
 from s3blobfs.fs.attributes import Caller
 from s3blobfs.fs.content import State
 from s3blobfs.fs.core import Core
@@ -145,6 +146,7 @@ class Copying:
                 write_id=self._write_id(),
                 hint=hint,
             )
+            reached(Failpoint.COPIED)
             try:
                 yield GivenContent(blob, stored, store_id, object_id)
             except FilesystemError:
@@ -162,6 +164,7 @@ class Copying:
             await self._core.tier.cache.link(
                 blob.store_id, blob.location.cache_name, given.store_id, given.location.cache_name
             )
+        reached(Failpoint.LINKED)
 
 
 def _let_go(tx: Transaction, store_id: int, stored: StoredContent, blob: BlobContent, now_ns: int) -> None:

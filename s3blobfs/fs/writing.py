@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from s3blobfs.config import OBJECT_MAX_BYTES
 from s3blobfs.errors import FilesystemError
+from s3blobfs.failpoints import Failpoint, reached
 from s3blobfs.fs.content import Content, State
 from s3blobfs.fs.core import Core
 from s3blobfs.fs.handles import FileHandle
@@ -63,6 +64,7 @@ class Writing:
                 raise FilesystemError(errno.EFBIG)
             staged = await self._writable(inode)
             written = await staged.write(offset, data)
+            reached(Failpoint.STAGED)
             inode.touch(self._core.now_ns())
             return written
 
@@ -188,6 +190,7 @@ class Writing:
             # for room in the queue.
             await core.uploader.admit(staged.size_bytes)
         digests = await staged.seal(rename=config.cached)
+        reached(Failpoint.SEALED)
         dropped = core.uploader.supersede(inode.id)
         mtime_ns, ctime_ns, atime_ns = inode.mtime_ns, inode.ctime_ns, inode.atime_ns
 
@@ -210,6 +213,7 @@ class Writing:
             return row, upload, old
 
         row, upload, old = await core.db.write(transaction)
+        reached(Failpoint.JOURNALLED)
         inode.apply(row)
         inode.settle_times(mtime_ns, ctime_ns, atime_ns)
         content.seal(upload.id, core.uploader.submit(upload, staged))

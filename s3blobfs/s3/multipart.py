@@ -16,6 +16,7 @@ from typing import TypeVar
 import trio
 
 from s3blobfs.errors import ObjectStoreError, PermanentS3Error, S3BlobFSError, TransientS3Error
+from s3blobfs.failpoints import Failpoint, reached
 from s3blobfs.s3.body import Body
 from s3blobfs.s3.control import ControlPlane, CopySource
 from s3blobfs.s3.protocol import PutReceipt
@@ -54,7 +55,9 @@ class MultipartUploads:
                 body.check_unchanged()
                 return self._control.upload_part(key, upload_id, number, body.open_range(*part))
 
-            return await self._runner.run(Count.S3_PART, request, reads_only=False)
+            etag = await self._runner.run(Count.S3_PART, request, reads_only=False)
+            reached(Failpoint.PART_SENT)
+            return etag
 
         async with self._aborted_on_failure(key, metadata) as upload_id:
             etags = await map_parallel(upload_part, ranges, self._concurrency)

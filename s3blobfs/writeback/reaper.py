@@ -23,6 +23,7 @@ import trio
 
 from s3blobfs.blobstore.protocol import BlobStore
 from s3blobfs.errors import ObjectStoreError, TierError, VolumeIndexError
+from s3blobfs.failpoints import Failpoint, reached
 from s3blobfs.index import blobs
 from s3blobfs.index.blobs import BlobRow
 from s3blobfs.index.database import Database
@@ -188,6 +189,7 @@ class Reaper:
     async def _delete(self, rows: list[BlobRow]) -> int:
         """Delete the objects of marked rows, and forget those rows; answers how many."""
         await self._db.commit()  # the marks, before anything is gone
+        reached(Failpoint.MARKED)
         # No checkpoint from here until the claims are kept out.
         free: list[BlobRow] = []
         claimed: list[BlobRow] = []
@@ -202,7 +204,9 @@ class Reaper:
             for store_id, group in _by_store(free).items():
                 deleted += await self._delete_in(self._stores[store_id], group)
             if deleted:
+                reached(Failpoint.DELETED)
                 await self._db.write(lambda tx: blobs.forget(tx, deleted))
+                reached(Failpoint.FORGOTTEN)
         return len(deleted)
 
     async def _delete_in(self, store: BlobStore, rows: list[BlobRow]) -> list[int]:

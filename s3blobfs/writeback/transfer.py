@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from s3blobfs.blobstore.protocol import BlobStore
 from s3blobfs.errors import BlobIsDeleting, TransientS3Error
+from s3blobfs.failpoints import Failpoint, reached
 from s3blobfs.index import blobs, dentries, inodes, uploads
 from s3blobfs.index.blobs import BlobState
 from s3blobfs.index.database import Database
@@ -103,10 +104,15 @@ class Transfer:
             found = await store.find_write(content.digests, object_id=object_id, write_id=write_id)
             if found is not None:
                 return found
+        # Without the row nobody would know of the object, should this process end before it is committed.
+        await self._db.flush()
         content.in_doubt = True
-        return await store.put(
+        reached(Failpoint.PUT_SENT)
+        stored = await store.put(
             content.staged.path, content.digests, object_id=object_id, write_id=write_id, hint=hint
         )
+        reached(Failpoint.PUT_ANSWERED)
+        return stored
 
     async def _commit(self, content: Content, stored: StoredContent) -> Committed | None:
         upload, now_ns = content.upload, self._now_ns()
@@ -124,6 +130,7 @@ class Transfer:
             return Committed(changed, blob.content()), let_go
 
         committed, let_go = await self._db.write(transaction, durable=True)
+        reached(Failpoint.COMMITTED)
         if let_go in (BlobState.GARBAGE, BlobState.DELETING):
             self._reaper.wake()
         return committed

@@ -37,6 +37,7 @@ import trio
 from s3blobfs.blobstore.protocol import BlobStore
 from s3blobfs.config import GIB
 from s3blobfs.errors import S3BlobFSError, TierError, TierUnavailable, TransientS3Error, VolumeIndexError
+from s3blobfs.failpoints import Failpoint, reached
 from s3blobfs.index import dentries, uploads
 from s3blobfs.index.database import Database
 from s3blobfs.index.inodes import InodeRow
@@ -288,6 +289,7 @@ class Uploader:
                 await job.staged.discard()
         except TierError as error:
             logger.warning("%s is stored, but its staged file stays: %s", job.what, error)
+        reached(Failpoint.PROMOTED)
         self._end(job)
         self._listener.stored(job.upload.id, committed.inode, blob, entry)
         for ticket in job.tickets:

@@ -44,6 +44,8 @@ class MountedVolume:
     """In place of the server's own: a proxy."""
     expected_logs: list[str] = field(default_factory=list)
     """Patterns of log lines at WARNING or above that the test provokes."""
+    extra_environment: dict[str, str] = field(default_factory=dict)
+    """Of the commands, and so of a mount that is made while it holds something."""
 
     def __post_init__(self) -> None:
         self.mountpoint = self.directory / "mnt"
@@ -55,7 +57,8 @@ class MountedVolume:
     @property
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-        return {**kept, **self.server.environment, "XDG_STATE_HOME": str(self.directory / "state")}
+        state = {"XDG_STATE_HOME": str(self.directory / "state")}
+        return {**kept, **self.server.environment, **state, **self.extra_environment}
 
     def command(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run ``s3blobfs`` with these arguments."""
@@ -107,11 +110,15 @@ class MountedVolume:
         """SIGKILL, and free the mountpoint."""
         pid = self.pid
         os.kill(pid, signal.SIGKILL)
-        subprocess.run(["umount", "-l", self.mountpoint], check=True, capture_output=True)
+        self.bury(pid)
+
+    def bury(self, pid: int) -> None:
+        """Wait for the end of a process that is being killed, and free the mountpoint."""
         deadline = time.monotonic() + COMMAND_TIMEOUT_S
-        while _exists(pid):
+        while is_running(pid):
             assert time.monotonic() < deadline, "the killed process does not end"
             time.sleep(0.01)
+        subprocess.run(["umount", "-l", self.mountpoint], check=True, capture_output=True)
 
     @property
     def is_mounted(self) -> bool:
@@ -164,7 +171,7 @@ class MountedVolume:
             subprocess.run(["umount", "-l", self.mountpoint], check=False, capture_output=True)
 
 
-def _exists(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     """Whether the process is there and no zombie."""
     try:
         return " Z " not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]

@@ -1,0 +1,228 @@
+"""A mount that is killed at a failpoint, what was acknowledged until then, and what the bucket may hold."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+import apsw
+import boto3
+import trio
+from botocore.config import Config
+
+from s3blobfs.config import VOLUME_OBJECTS_PREFIX
+from s3blobfs.control.client import MountedVolume as Control
+from s3blobfs.control.messages import ControlError
+from s3blobfs.errors import UsageError
+from s3blobfs.failpoints import VARIABLE, Failpoint
+from s3blobfs.index.database import Database
+from s3blobfs.trace import Tracer
+from s3blobfs.types import Durability
+from tests.support.mounted import MountedVolume, is_running
+
+DEATH_TIMEOUT_S = 30.0
+"""The reaper waits for company, and a busy machine for its turn."""
+GONE = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
+"""What a call gets on a mount whose process has ended."""
+
+OTHER = "other"
+"""The directory that a second store is bound to."""
+
+
+class Died(Exception):
+    """The mount's process is gone."""
+
+
+@dataclass
+class Ledger:
+    """What each file may hold: ``None`` is no file."""
+
+    allowed: dict[str, set[bytes | None]] = field(default_factory=dict)
+
+    @contextmanager
+    def change(self, name: str, to: bytes | None) -> Iterator[None]:
+        """Inside, the file gets another content; behind it, that is acknowledged."""
+        before = self.allowed.get(name, {None})
+        # A name exists before it has content.
+        self.allowed[name] = before | {to} | ({b""} if None in before and to is not None else set())
+        yield
+        self.allowed[name] = {to}
+
+    def compare(self, root: Path) -> None:
+        for name, allowed in self.allowed.items():
+            path = root / name
+            found = path.read_bytes() if path.exists() else None
+            assert found in allowed, f"{name}: {_short(found)}, not of {[_short(each) for each in allowed]}"
+
+
+def _short(content: bytes | None) -> str:
+    return "no file" if content is None else f"{len(content)} bytes {content[:12]!r}"
+
+
+class Victim:
+    """A volume whose mounts are killed, again and again."""
+
+    def __init__(self, volume: MountedVolume) -> None:
+        self.volume = volume
+        self.ledger = Ledger()
+        self._pid = 0
+        self._strays: set[Version] = set()
+        """Objects that no row names, of kills before."""
+
+    @contextmanager
+    def killed_at(self, failpoint: str) -> Iterator[None]:
+        """Mounted inside, until it kills itself: sooner or later it has to. Not mounted afterwards."""
+        self.volume.extra_environment[VARIABLE] = failpoint
+        try:
+            self.volume.mount()
+        finally:
+            del self.volume.extra_environment[VARIABLE]
+        self._pid = Control.of(self.volume.mountpoint).call("status")["mount"]["pid"]
+        with suppress(Died):
+            yield
+        deadline = time.monotonic() + DEATH_TIMEOUT_S
+        while is_running(self._pid):
+            assert time.monotonic() < deadline, f"{failpoint} was not reached"
+            time.sleep(0.02)
+        self.volume.bury(self._pid)
+
+    # -- what a user does ------------------------------------------------------------------------------
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        try:
+            yield
+        except (ControlError, UsageError) as error:
+            self._must_be_dying(error)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            self._must_be_dying(error)
+
+    def _must_be_dying(self, error: Exception) -> NoReturn:
+        deadline = time.monotonic() + DEATH_TIMEOUT_S
+        while is_running(self._pid):
+            if time.monotonic() > deadline:
+                raise error
+            time.sleep(0.01)
+        raise Died from error
+
+    def write(self, name: str, content: bytes) -> None:
+        with self._alive(), self.ledger.change(name, content):
+            fd = os.open(self.volume.mountpoint / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            try:
+                os.write(fd, content)
+            finally:
+                os.close(fd)  # an error of close counts
+            self._sync_names()
+
+    def unlink(self, name: str) -> None:
+        with self._alive(), self.ledger.change(name, None):
+            os.unlink(self.volume.mountpoint / name)
+            self._sync_names()
+
+    def copy(self, source: str, target: str) -> None:
+        """A direct copy."""
+        content = self.ledger.allowed[source]
+        assert len(content) == 1
+        path = self.volume.mountpoint / target
+        with self._alive(), self.ledger.change(target, next(iter(content))):
+            control = Control.of(self.volume.mountpoint)
+            control.call(
+                "copy",
+                source=control.inode_of(self.volume.mountpoint / source),
+                parent=control.inode_of(path.parent),
+                name=path.name,
+                replace=True,
+            )
+
+    def sync(self) -> None:
+        with self._alive():
+            Control.of(self.volume.mountpoint).call("sync", inode=None)
+
+    def _sync_names(self) -> None:
+        """With durability ``disk`` names get to the disk a moment later, or now."""
+        fd = os.open(self.volume.mountpoint, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def strays_after(self, point: Failpoint) -> int:
+        """How many objects that no row names may be left, for a sweep of the bucket to find: what S3 copied
+        has no journal row. With durability ``disk`` uploads are under way at any point, and a PUT in doubt
+        is not looked for when a newer content has taken its place."""
+        behind = self.volume.mkfs_options[-1] == Durability.DISK.value
+        return (point is Failpoint.COPIED) + behind
+
+    # -- afterwards ------------------------------------------------------------------------------------
+
+    def compare(self, *, strays: int = 0) -> None:
+        """Everything promised is there, now and in S3; nothing else is in the bucket, but for so many
+        objects that no row names. At first and at last not mounted."""
+        self.volume.check()
+        self.volume.mount()
+        self.ledger.compare(self.volume.mountpoint)
+        self.sync()
+        self.ledger.compare(self.volume.mountpoint)
+        self.volume.umount()
+        self.volume.check()
+        explained, needed = blobs_of(self.volume)
+        found = objects_of(self.volume)
+        assert needed <= found, "objects are missing"
+        new_strays = found - explained - self._strays
+        assert len(new_strays) <= strays, f"nothing names {new_strays}"
+        self._strays |= new_strays
+
+
+Version = tuple[str, str]
+"""Key and version id, of which there is none without versions."""
+
+
+def blobs_of(volume: MountedVolume) -> tuple[set[Version], set[Version]]:
+    """Of the index of a volume that is not mounted: the objects it knows, and of these what must exist."""
+
+    async def read() -> list[tuple[str, str, str]]:
+        db = Database.open(volume.index, tracer=Tracer(), read_only=True)
+        try:
+            rows = "SELECT object_key, version_id, state FROM blobs"
+            return await db.read(lambda tx: [tuple(row) for row in tx.execute(rows)])
+        finally:
+            await db.aclose()
+
+    rows = trio.run(read)
+    return {row[:2] for row in rows}, {row[:2] for row in rows if row[2] != "deleting"}
+
+
+def objects_of(volume: MountedVolume) -> set[Version]:
+    """Every version in the bucket but the volume's own objects. A delete marker fails."""
+    client = boto3.client(
+        "s3",
+        endpoint_url=volume.server.endpoint_url,
+        region_name="us-east-1",
+        aws_access_key_id=volume.server.access_key_id,
+        aws_secret_access_key=volume.server.secret_access_key,
+        config=Config(s3={"addressing_style": "path"}),
+    )
+    found: set[Version] = set()
+    for page in client.get_paginator("list_object_versions").paginate(Bucket=volume.bucket):
+        assert not page.get("DeleteMarkers")
+        for version in page.get("Versions", []):
+            if not version["Key"].startswith(VOLUME_OBJECTS_PREFIX):
+                version_id = version.get("VersionId", "null")
+                found.add((version["Key"], "" if version_id == "null" else version_id))
+    client.close()
+    return found
+
+
+def keep_no_garbage(volume: MountedVolume) -> None:
+    """Let a digest store's blobs be deleted as soon as nothing refers to them."""
+    connection = apsw.Connection(str(volume.index))
+    connection.execute("UPDATE volume SET garbage_grace_s = 0")
+    connection.close()
