@@ -53,6 +53,11 @@ class ContentClaims:
     def is_claimed(self, store_id: int, sha256: bytes) -> bool:
         return (store_id, sha256) in self._uploads
 
+    def is_free(self, store_id: int, sha256: bytes) -> bool:
+        """Whether nobody stores or deletes the content now, so that it can be kept out of claims."""
+        name = (store_id, sha256)
+        return name not in self._uploads and name not in self._reaping
+
     @contextlib.contextmanager
     def reaping(self, names: list[ContentName]) -> Iterator[None]:
         """Keep claims on these contents waiting; none of them may be claimed."""

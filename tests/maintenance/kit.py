@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,13 @@ DAY_NS = 24 * HOUR_NS
 
 @asynccontextmanager
 async def open_target(
-    index: Path, directory: Path, server: FakeS3, *, script: FaultScript | None = None, **changes: object
+    index: Path,
+    directory: Path,
+    server: FakeS3,
+    *,
+    script: FaultScript | None = None,
+    now_ns: Callable[[], int] = time.time_ns,
+    **changes: object,
 ) -> AsyncIterator[Target]:
     """As the offline commands open a volume; ``changes`` of the target."""
     tracer = Tracer()
@@ -51,8 +58,9 @@ async def open_target(
         tier=tier,
         stores=opened,
         clients=clients,
-        reaper=Reaper(db, tier, opened, garbage_grace_s=3600.0),
+        reaper=Reaper(db, tier, opened, garbage_grace_s=3600.0, now_ns=now_ns),
         mounted=False,
+        now_ns=now_ns,
     )
     try:
         yield replace(target, **changes)  # type: ignore[arg-type]
