@@ -79,6 +79,10 @@ class TransientS3Error(ObjectStoreError):
     """Repeating the request may help: throttling, 5xx, a lost connection, a deadline."""
 
 
+class OutcomeUnknown(TransientS3Error):
+    """The request was sent and no clear answer came: it may have taken place, or still do so."""
+
+
 class PermanentS3Error(ObjectStoreError):
     """Repeating the same request will not help."""
 

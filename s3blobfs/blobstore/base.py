@@ -90,7 +90,13 @@ class ObjectBlobStore:
         self._tracer.step(sender, Arrow.TO, Party.S3, f"write {size_bytes} bytes", key)
 
     async def _copy(
-        self, source_bucket: str, blob: BlobContent, key: str, metadata: dict[str, str]
+        self,
+        source_bucket: str,
+        blob: BlobContent,
+        key: str,
+        metadata: dict[str, str],
+        *,
+        repeat_unknown: bool = True,
     ) -> PutReceipt:
         location = blob.location
         self._tracer.step(Party.CLIENT, Arrow.TO, Party.S3, "copyObject", f"{subject(location)} to {key}")
@@ -102,6 +108,7 @@ class ObjectBlobStore:
                 size_bytes=blob.size_bytes,
                 metadata=metadata,
                 if_match=blob.etag,
+                repeat_unknown=repeat_unknown,
             )
         except PreconditionFailed as error:
             raise altered(source_bucket, location) from error

@@ -1,20 +1,21 @@
 """``versioned`` keying: a file keeps one opaque key for life, every change is a new S3 version of it.
 
 A PUT is never preceded by a HEAD: whatever it answers is a version of its own, so nothing can be
-overwritten and nothing is shared. What can happen is that a PUT takes place and its answer is lost;
-:meth:`VersionedBlobStore.find_write` finds that version by the write id in its stamp, so that repeating
-does not leave a second one behind.
+overwritten and nothing is shared. What can happen is that a PUT takes place and its answer is lost. So a
+request in doubt is not simply repeated: :meth:`VersionedBlobStore.find_write` looks for the version by the
+write id in its stamp, and only when there is none the request is made again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from s3blobfs.blobstore import metadata
 from s3blobfs.blobstore.base import ObjectBlobStore
 from s3blobfs.blobstore.keys import is_object_id, versioned_location
 from s3blobfs.blobstore.protocol import BlobStore
-from s3blobfs.errors import ObjectNotFound, PermanentS3Error
+from s3blobfs.errors import ObjectNotFound, OutcomeUnknown, PermanentS3Error
 from s3blobfs.s3.protocol import PutReceipt
 from s3blobfs.trace import Arrow, Party
 from s3blobfs.types import BlobContent, ContentDigests, ObjectHint, StoredContent
@@ -22,6 +23,8 @@ from s3blobfs.types import BlobContent, ContentDigests, ObjectHint, StoredConten
 FIND_WRITE_DEPTH = 16
 """Versions of a key that are asked for their stamp. Uploads of a file never overtake one another, so a
 lost one is the newest version, unless someone else writes to the bucket."""
+DOUBTS_MAX = 4
+"""So often a request is made whose answer is lost."""
 
 
 class VersionedBlobStore(ObjectBlobStore):
@@ -39,9 +42,13 @@ class VersionedBlobStore(ObjectBlobStore):
     ) -> StoredContent:
         object_id = self._checked(object_id)
         key = self._config.prefix + object_id
-        self._trace_put(key, digests.size_bytes)
-        receipt = await self._client.put(key, staged_path, metadata=metadata.encode(write_id, hint, digests))
-        return self._stored(object_id, receipt)
+        stamp = metadata.encode(write_id, hint, digests)
+
+        async def send() -> PutReceipt:
+            self._trace_put(key, digests.size_bytes)
+            return await self._client.put(key, staged_path, metadata=stamp, repeat_unknown=False)
+
+        return await self._send(send, digests, object_id, write_id)
 
     async def copy_from(
         self,
@@ -55,8 +62,31 @@ class VersionedBlobStore(ObjectBlobStore):
     ) -> StoredContent:
         object_id = self._checked(object_id)
         stamp = metadata.encode(write_id, hint, blob.digests)
-        receipt = await self._copy(source.config.bucket, blob, self._config.prefix + object_id, stamp)
-        return self._stored(object_id, receipt)
+        key = self._config.prefix + object_id
+
+        async def send() -> PutReceipt:
+            return await self._copy(source.config.bucket, blob, key, stamp, repeat_unknown=False)
+
+        return await self._send(send, blob.digests, object_id, write_id)
+
+    async def _send(
+        self,
+        send: Callable[[], Awaitable[PutReceipt]],
+        digests: ContentDigests,
+        object_id: str,
+        write_id: str,
+    ) -> StoredContent:
+        """Make a version, and no second one when the answer is lost."""
+        for doubts in range(1, DOUBTS_MAX + 1):
+            try:
+                return self._stored(object_id, await send())
+            except OutcomeUnknown:
+                found = await self.find_write(digests, object_id=object_id, write_id=write_id)
+                if found is not None:
+                    return found
+                if doubts == DOUBTS_MAX:
+                    raise
+        raise AssertionError("the last doubt is raised")
 
     async def find_write(
         self, digests: ContentDigests, *, object_id: str | None, write_id: str

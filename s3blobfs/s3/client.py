@@ -86,20 +86,25 @@ class S3ObjectClient:
         *,
         metadata: Mapping[str, str] | None = None,
         if_none_match: bool = False,
+        repeat_unknown: bool = True,
     ) -> PutReceipt:
         check_key(key)
         stamped = check_metadata(metadata)
         with Body(body) as content:
             if content.size_bytes >= self._options.multipart_threshold_bytes:
                 ranges = part_ranges(content.size_bytes, self._options.part_size_bytes)
-                return await self._uploads.upload(key, content, ranges, stamped, if_none_match)
+                return await self._uploads.upload(
+                    key, content, ranges, stamped, if_none_match, repeat_unknown
+                )
 
             def request() -> PutReceipt:
                 # Read anew by each attempt: not held in memory while waiting, and compared again.
                 data = content.read(0, content.size_bytes)
                 return self._data.put(key, data, stamped, if_none_match)
 
-            return await self._runner.run(Count.S3_PUT, request, reads_only=False)
+            return await self._runner.run(
+                Count.S3_PUT, request, reads_only=False, repeat_unknown=repeat_unknown
+            )
 
     async def get(
         self,
@@ -132,6 +137,7 @@ class S3ObjectClient:
         size_bytes: int,
         metadata: Mapping[str, str] | None = None,
         if_match: str | None = None,
+        repeat_unknown: bool = True,
     ) -> PutReceipt:
         check_key(key)
         check_key(source.key)
@@ -139,7 +145,9 @@ class S3ObjectClient:
         copy_source = CopySource(source_bucket, source, if_match)
         if size_bytes <= self._copy_max_bytes:
             request = partial(self._control.copy, copy_source, key, stamped)
-            return await self._runner.run(Count.S3_COPY, request, reads_only=False)
+            return await self._runner.run(
+                Count.S3_COPY, request, reads_only=False, repeat_unknown=repeat_unknown
+            )
         # UploadPartCopy brings no metadata along, and its parts must be of one content.
         if stamped is None or if_match is None:
             head = partial(self._control.head, source_bucket, source)
@@ -147,7 +155,7 @@ class S3ObjectClient:
             stamped = dict(info.metadata) if stamped is None else stamped
             copy_source = CopySource(source_bucket, source, if_match or info.etag)
         ranges = part_ranges(size_bytes, self._copy_part_bytes)
-        return await self._uploads.copy(key, copy_source, ranges, stamped)
+        return await self._uploads.copy(key, copy_source, ranges, stamped, repeat_unknown)
 
     async def delete(self, target: ObjectId) -> None:
         check_key(target.key)

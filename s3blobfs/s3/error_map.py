@@ -28,6 +28,7 @@ from s3blobfs.errors import (
     ObjectAlreadyExists,
     ObjectNotFound,
     ObjectStoreError,
+    OutcomeUnknown,
     PermanentS3Error,
     PreconditionFailed,
     S3BlobFSError,
@@ -53,6 +54,8 @@ TRANSIENT_CODES = frozenset(
     }
 )
 TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+UNKNOWN_STATUS = frozenset({500, 502, 504})
+"""The server, or one before it, does not know either what became of the request. 503 is a refusal."""
 
 _CLASS_OF_CODE: dict[str, type[ObjectStoreError]] = {
     **dict.fromkeys(TRANSIENT_CODES, TransientS3Error),
@@ -139,6 +142,8 @@ def from_answer(
     kind = _CLASS_OF_CODE.get(code) or _CLASS_OF_STATUS.get(status)
     if kind is None:
         kind = TransientS3Error if status >= 500 and status != 501 else PermanentS3Error
+    if kind is TransientS3Error and status in UNKNOWN_STATUS:
+        kind = OutcomeUnknown
     if kind is PreconditionFailed and context.creating:
         kind = ObjectAlreadyExists
     text = redact(message) or f"the server answered HTTP {status}"
@@ -191,7 +196,7 @@ def from_botocore(error: Exception, context: RequestContext) -> S3BlobFSError:
     if isinstance(error, (boto.HTTPClientError, boto.ResponseStreamingError, boto.IncompleteReadError)):
         return _broken(context)
     if isinstance(error, boto.FlexibleChecksumError):
-        return TransientS3Error("an answer was damaged on its way", key=context.key)
+        return OutcomeUnknown("an answer was damaged on its way", key=context.key)
     return PermanentS3Error(redact(str(error)), key=context.key)
 
 
@@ -265,11 +270,11 @@ def _unreachable(context: RequestContext, reason: str) -> TransientS3Error:
 
 
 def _timeout(context: RequestContext) -> TransientS3Error:
-    return TransientS3Error(f"{_address(context)} did not answer in time", key=context.key)
+    return OutcomeUnknown(f"{_address(context)} did not answer in time", key=context.key)
 
 
 def _broken(context: RequestContext) -> TransientS3Error:
-    return TransientS3Error(f"the connection to {_address(context)} was lost", key=context.key)
+    return OutcomeUnknown(f"the connection to {_address(context)} was lost", key=context.key)
 
 
 def _bad_tls(context: RequestContext) -> PermanentS3Error:

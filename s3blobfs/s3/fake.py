@@ -194,6 +194,7 @@ class FakeObjectClient:
         *,
         metadata: Mapping[str, str] | None = None,
         if_none_match: bool = False,
+        repeat_unknown: bool = True,
     ) -> PutReceipt:
         check_key(key)
         stamped = check_metadata(metadata)
@@ -246,6 +247,7 @@ class FakeObjectClient:
         size_bytes: int,
         metadata: Mapping[str, str] | None = None,
         if_match: str | None = None,
+        repeat_unknown: bool = True,
     ) -> PutReceipt:
         check_key(key)
         check_key(source.key)

@@ -210,11 +210,14 @@ class FaultyObjectClient:
         *,
         metadata: Mapping[str, str] | None = None,
         if_none_match: bool = False,
+        repeat_unknown: bool = True,
     ) -> PutReceipt:
         return await self._call(
             "put",
             [key],
-            lambda: self._inner.put(key, body, metadata=metadata, if_none_match=if_none_match),
+            lambda: self._inner.put(
+                key, body, metadata=metadata, if_none_match=if_none_match, repeat_unknown=repeat_unknown
+            ),
         )
 
     async def get(
@@ -249,12 +252,19 @@ class FaultyObjectClient:
         size_bytes: int,
         metadata: Mapping[str, str] | None = None,
         if_match: str | None = None,
+        repeat_unknown: bool = True,
     ) -> PutReceipt:
         return await self._call(
             "copy",
             [key],
             lambda: self._inner.copy(
-                source_bucket, source, key, size_bytes=size_bytes, metadata=metadata, if_match=if_match
+                source_bucket,
+                source,
+                key,
+                size_bytes=size_bytes,
+                metadata=metadata,
+                if_match=if_match,
+                repeat_unknown=repeat_unknown,
             ),
         )
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import trio
 
-from s3blobfs.errors import ObjectStoreError, PermanentS3Error, S3BlobFSError, TransientS3Error
+from s3blobfs.errors import ObjectStoreError, OutcomeUnknown, PermanentS3Error, S3BlobFSError
 from s3blobfs.failpoints import Failpoint, reached
 from s3blobfs.s3.body import Body
 from s3blobfs.s3.control import ControlPlane, CopySource
@@ -47,6 +47,7 @@ class MultipartUploads:
         ranges: Sequence[Range],
         metadata: Mapping[str, str],
         if_none_match: bool,
+        repeat_unknown: bool,
     ) -> PutReceipt:
         """Raises :class:`~s3blobfs.errors.ObjectAlreadyExists` at the end, not at the beginning."""
 
@@ -62,10 +63,15 @@ class MultipartUploads:
         async with self._aborted_on_failure(key, metadata) as upload_id:
             etags = await map_parallel(upload_part, ranges, self._concurrency)
             body.check_unchanged()
-            return await self._complete(key, upload_id, etags, if_none_match)
+            return await self._complete(key, upload_id, etags, if_none_match, repeat_unknown)
 
     async def copy(
-        self, key: str, source: CopySource, ranges: Sequence[Range], metadata: Mapping[str, str]
+        self,
+        key: str,
+        source: CopySource,
+        ranges: Sequence[Range],
+        metadata: Mapping[str, str],
+        repeat_unknown: bool,
     ) -> PutReceipt:
         """UploadPartCopy of every range. ``source.if_match`` keeps the parts of one content."""
 
@@ -76,7 +82,7 @@ class MultipartUploads:
 
         async with self._aborted_on_failure(key, metadata) as upload_id:
             etags = await map_parallel(copy_part, ranges, self._concurrency)
-            return await self._complete(key, upload_id, etags, False)
+            return await self._complete(key, upload_id, etags, False, repeat_unknown)
 
     @asynccontextmanager
     async def _aborted_on_failure(self, key: str, metadata: Mapping[str, str]) -> AsyncIterator[str]:
@@ -100,16 +106,16 @@ class MultipartUploads:
             log.warning("parts of the unfinished upload %s of %s are left in S3: %s", upload_id, key, error)
 
     async def _complete(
-        self, key: str, upload_id: str, etags: Sequence[str], if_none_match: bool
+        self, key: str, upload_id: str, etags: Sequence[str], if_none_match: bool, repeat_unknown: bool
     ) -> PutReceipt:
         complete = partial(self._control.complete_upload, key, upload_id, etags, if_none_match)
         try:
-            return await self._runner.run(None, complete, reads_only=False)
+            return await self._runner.run(None, complete, reads_only=False, repeat_unknown=repeat_unknown)
         except PermanentS3Error as error:
             if error.code != "NoSuchUpload":
                 raise
             # Either somebody aborted it, or an earlier attempt completed it and its answer was lost.
-            raise TransientS3Error(
+            raise OutcomeUnknown(
                 "whether the upload was completed is not known", code=error.code, key=key
             ) from error
 

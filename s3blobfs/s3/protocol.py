@@ -108,6 +108,7 @@ class ObjectClient(Protocol):
         *,
         metadata: Mapping[str, str] | None = None,
         if_none_match: bool = False,
+        repeat_unknown: bool = True,
     ) -> PutReceipt:
         """PUT a whole object: in one request, or as a multipart upload with parallel parts when it is
         large. A ``Path`` must not change until this returns; it is read, never loaded whole. Bodies are
@@ -115,7 +116,8 @@ class ObjectClient(Protocol):
         :class:`~s3blobfs.errors.ObjectAlreadyExists`. A multipart upload that fails is aborted.
 
         Metadata values are ASCII (the caller encodes). A repeated PUT whose first answer was lost leaves a
-        version that nobody was told of, or, with ``if_none_match``, finds its own object there."""
+        version that nobody was told of, or, with ``if_none_match``, finds its own object there. Without
+        ``repeat_unknown`` it is not repeated then: :class:`~s3blobfs.errors.OutcomeUnknown`."""
         ...
 
     async def get(
@@ -150,10 +152,12 @@ class ObjectClient(Protocol):
         size_bytes: int,
         metadata: Mapping[str, str] | None = None,
         if_match: str | None = None,
+        repeat_unknown: bool = True,
     ) -> PutReceipt:
         """CopyObject of a whole object or version into this bucket, no byte passing through the client;
         above 5 GiB by UploadPartCopy. ``metadata`` replaces the source's; ``None`` keeps it. A 200 answer
-        with an error in its body is an error. ``if_match`` is CopySourceIfMatch."""
+        with an error in its body is an error. ``if_match`` is CopySourceIfMatch. ``repeat_unknown`` as in
+        :meth:`put`."""
         ...
 
     async def delete(self, target: ObjectId) -> None:

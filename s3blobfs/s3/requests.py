@@ -29,11 +29,13 @@ class RequestRunner:
         self._limiter = trio.CapacityLimiter(options.max_threads)
         self._uniform = uniform
 
-    async def run(self, kind: Count | None, request: Callable[[], T], *, reads_only: bool) -> T:
+    async def run(
+        self, kind: Count | None, request: Callable[[], T], *, reads_only: bool, repeat_unknown: bool = True
+    ) -> T:
         """Answer ``request()``, made in a worker thread and repeated while it fails transiently.
 
         ``kind`` is counted once, each repetition as ``Count.S3_RETRY``; ``None`` is for requests that have
-        no kind of their own. Ends within ``total_timeout_s``.
+        no kind of their own. Ends within ``total_timeout_s``. ``repeat_unknown``: see :func:`retry`.
 
         A request that only reads is abandoned when the caller is cancelled or its time is up: its thread
         ends by itself within ``request_timeout_s`` and its answer is dropped. One that changes something is
@@ -61,4 +63,11 @@ class RequestRunner:
             elif kind is not None:
                 self._tracer.count(kind)
 
-        return await retry(attempt, self._policy, deadline=begin_by, on_attempt=count, uniform=self._uniform)
+        return await retry(
+            attempt,
+            self._policy,
+            deadline=begin_by,
+            on_attempt=count,
+            uniform=self._uniform,
+            repeat_unknown=repeat_unknown,
+        )

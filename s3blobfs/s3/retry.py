@@ -15,7 +15,7 @@ from typing import TypeVar
 import trio
 
 from s3blobfs.config import S3Options
-from s3blobfs.errors import TransientS3Error
+from s3blobfs.errors import OutcomeUnknown, TransientS3Error
 
 T = TypeVar("T")
 Randomness = Callable[[], float]
@@ -52,12 +52,15 @@ async def retry(
     deadline: float,
     on_attempt: Callable[[int], None],
     uniform: Randomness = random.random,
+    repeat_unknown: bool = True,
 ) -> T:
     """Await ``attempt()`` until it does not raise :class:`~s3blobfs.errors.TransientS3Error`, or the policy
     gives up: then the last error is raised. Any other error is raised at once.
 
     ``deadline`` is in :func:`trio.current_time`; no attempt begins after it, and a running one is its own
-    master. ``on_attempt`` is told the number of each attempt, from 1, before it is made.
+    master. ``on_attempt`` is told the number of each attempt, from 1, before it is made. Without
+    ``repeat_unknown`` an attempt that may have taken place is the last one: its
+    :class:`~s3blobfs.errors.OutcomeUnknown` is raised.
     """
     attempts = 0
     while True:
@@ -65,7 +68,9 @@ async def retry(
         on_attempt(attempts)
         try:
             return await attempt()
-        except TransientS3Error:
+        except TransientS3Error as error:
+            if isinstance(error, OutcomeUnknown) and not repeat_unknown:
+                raise
             remaining_s = deadline - trio.current_time()
             delay_s = policy.next_delay_s(attempts, remaining_s, uniform())
             if delay_s is None:

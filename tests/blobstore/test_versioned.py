@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from s3blobfs.blobstore.versioned import FIND_WRITE_DEPTH
-from s3blobfs.errors import DamagedContent, ObjectNotFound, PermanentS3Error, TransientS3Error
+from s3blobfs.errors import DamagedContent, ObjectNotFound, OutcomeUnknown, PermanentS3Error, TransientS3Error
 from s3blobfs.s3.protocol import ObjectId
 from s3blobfs.tier.digest import content_digests
 from tests.blobstore.bench import FOO, HINT, Bench, content, note
@@ -106,6 +106,40 @@ async def test_write_whose_answer_was_lost_is_found(bench: Bench) -> None:
     assert found is not None
     assert (found.location.version_id, found.existed) == (newest.info.version_id, True)
     assert await store.open_source(content(store, FOO, found)).fetch(0, 3) == FOO
+
+
+async def test_a_put_whose_answer_was_lost_makes_no_second_version(bench: Bench) -> None:
+    store = bench.versioned_store()
+    bench.script.on("put", nth=1).applies_then_raises(OutcomeUnknown("reset"))
+    stored = await bench.put(store, FOO, object_id="id1")
+    assert stored.existed
+    assert bench.object("id1").info.version_id == stored.location.version_id
+    assert len(bench.server.buckets["bucket"].versions["id1"]) == 1
+
+
+async def test_a_put_that_did_not_take_place_is_made_again(bench: Bench) -> None:
+    store = bench.versioned_store()
+    bench.script.on("put", nth=1).raises(OutcomeUnknown("reset"))
+    bench.script.on("put", nth=2).raises(OutcomeUnknown("reset"))
+    stored = await bench.put(store, FOO, object_id="id1")
+    assert not stored.existed
+    assert len(bench.server.buckets["bucket"].versions["id1"]) == 1
+
+
+async def test_doubts_come_to_an_end(bench: Bench) -> None:
+    store = bench.versioned_store()
+    bench.script.on("put").raises(OutcomeUnknown("reset"))
+    with pytest.raises(OutcomeUnknown):
+        await bench.put(store, FOO, object_id="id1")
+
+
+async def test_a_copy_whose_answer_was_lost_makes_no_second_version(bench: Bench) -> None:
+    source, target = bench.versioned_store(), bench.versioned_store(prefix="other/")
+    blob = await bench.blob(source, FOO, object_id="id1")
+    bench.script.on("copy", nth=1).applies_then_raises(OutcomeUnknown("reset"))
+    stored = await target.copy_from(source, blob, object_id="id2", write_id="w2", hint=HINT)
+    assert stored.existed
+    assert len(bench.server.buckets["bucket"].versions["other/id2"]) == 1
 
 
 async def test_no_write_took_place(bench: Bench) -> None:
