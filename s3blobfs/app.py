@@ -17,7 +17,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -39,9 +39,13 @@ from s3blobfs.fuse.mount import serve, terminate
 from s3blobfs.index import settings, stores, uploads
 from s3blobfs.index.database import Database
 from s3blobfs.index.transaction import Transaction
-from s3blobfs.s3.client import make_client_factory
+from s3blobfs.replica.opening import open_shipper
+from s3blobfs.replica.shipper import Shipper
+from s3blobfs.s3.client import S3ClientFactory, S3ObjectClient, make_client_factory
+from s3blobfs.s3.requests import RequestRunner
 from s3blobfs.tier.tier import Tier
 from s3blobfs.trace import Local, Tracer
+from s3blobfs.types import StoreConfig
 from s3blobfs.volume.clients import BucketClients
 from s3blobfs.volume.descriptor import (
     VolumeDescriptor,
@@ -98,11 +102,11 @@ async def run_mount(
 
     Raises :class:`S3BlobFSError` of any kind for what made it end otherwise; the lock is free and nothing is
     mounted then, too. What is staged is kept for the next mount."""
+    failpoints.arm_from(os.environ)
     await _Mount(descriptor, options, on_ready).run()
 
 
 class _Stage(enum.Enum):
-    failpoints.arm_from(os.environ)
     OPENING = enum.auto()
     SERVING = enum.auto()
     STORING = enum.auto()
@@ -124,6 +128,10 @@ class _Mount:
         self._stage = _Stage.OPENING
         self._storing = trio.CancelScope()
         self._since_ns = time.time_ns()
+        self._filesystem: Filesystem | None = None
+        self._writers: list[trio.CancelScope] = []
+        """What must end when another mount has gone on with the volume."""
+        self._fenced: str | None = None
 
     async def run(self) -> None:
         failure: S3BlobFSError | None = None
@@ -161,6 +169,7 @@ class _Mount:
             stack.push_async_callback(db.aclose)
             volume = await self._agree(db, clients)
             configs = await db.read(stores.every)
+            shipper = None if options.read_only else await self._open_shipper(db, factory, volume, configs)
             tier = Tier(options.tier, options.read, tracer)
             stack.push_async_callback(tier.aclose)
             await tier.start()
@@ -168,7 +177,13 @@ class _Mount:
             blob_stores = {
                 config.id: open_store(config, clients.of(config.bucket), tracer) for config in configs
             }
-            reaper = Reaper(db, tier, blob_stores, garbage_grace_s=volume.garbage_grace_s)
+            reaper = Reaper(
+                db,
+                tier,
+                blob_stores,
+                garbage_grace_s=volume.garbage_grace_s,
+                shipped=shipper.shipped if shipper else trio.lowlevel.checkpoint,
+            )
             filesystem = Filesystem(
                 db=db,
                 tier=tier,
@@ -178,27 +193,65 @@ class _Mount:
                 tracer=tracer,
                 durability=options.durability or volume.durability,
                 read_only=options.read_only,
+                index_copy=shipper,
+                index_sync=options.index_copy.sync,
                 control_path=str(self._paths.control_socket),
             )
+            self._filesystem = filesystem
             recorder = TraceRecorder(tracer, Local.of(configs[0].cached))
             stack.callback(recorder.stop)
             if options.trace_file is not None:
                 recorder.start(options.trace_file)
-            parts = _Parts(volume, db, tier, blob_stores, clients, filesystem, recorder)
+            parts = _Parts(volume, db, tier, blob_stores, clients, filesystem, recorder, shipper)
             async with trio.open_nursery() as background:
                 await background.start(self._heed_signals)
                 await background.start(db.run)
                 await background.start(tier.run)
-                if not options.read_only:
+                if shipper is not None:
+                    await background.start(shipper.run)
                     report = await recover(db, tier, blob_stores, filesystem.uploader, reaper)
                     await filesystem.resume(report.contents)
                     # Only now: an upload that ended before would find its content not shown yet.
-                    await background.start(filesystem.uploader.run)
-                    await background.start(reaper.run)
+                    await background.start(self._until_fenced, filesystem.uploader.run)
+                    await background.start(self._until_fenced, reaper.run)
                 self._control = ControlServer(self._paths.control_socket, self._handlers(parts))
                 await nursery.start(self._control.run)
                 await self._serve(parts)
                 background.cancel_scope.cancel()
+
+    async def _open_shipper(
+        self, db: Database, factory: S3ClientFactory, volume: VolumeSettings, configs: Sequence[StoreConfig]
+    ) -> Shipper:
+        # With a bound on requests of its own: a segment must not wait behind uploads.
+        runner = RequestRunner(self._options.s3, Tracer())
+        return await open_shipper(
+            db,
+            S3ObjectClient(factory.connection, runner, volume.bucket),
+            volume,
+            options=self._options.index_copy,
+            conditional=configs[0].conditional_put,
+            directory=self._paths.index_copy,
+            on_fenced=self._on_fenced,
+        )
+
+    def _on_fenced(self, reason: str) -> None:
+        """Another mount has gone on with the volume."""
+        self._fenced = reason
+        if self._filesystem is not None:
+            self._filesystem.refuse_changes()
+        for scope in self._writers:
+            scope.cancel()
+
+    async def _until_fenced(
+        self,
+        run: Callable[..., Awaitable[None]],
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        with trio.CancelScope() as scope:
+            self._writers.append(scope)
+            if self._fenced is not None:
+                scope.cancel()
+            await run(task_status=task_status)
 
     async def _claim_tier(self, db: Database, volume: VolumeSettings) -> None:
         """See to it that what the index says is staged can be there."""
@@ -233,6 +286,9 @@ class _Mount:
             with self._storing:
                 await parts.filesystem.close()
             nursery.cancel_scope.cancel()
+        if self._fenced is not None:
+            left = parts.filesystem.uploader.pending()
+            raise UsageError(f"{left.files} files stay in {self._options.tier.directory}: {self._fenced}")
         if self._storing.cancelled_caught:
             left = parts.filesystem.uploader.pending()
             raise UsageError(
@@ -306,6 +362,7 @@ class _Mount:
             "filesystem": asdict(parts.filesystem.status()),
             "uploads": asdict(parts.filesystem.uploader.pending()),
             "tier": {**asdict(tier), "directory": str(tier.directory)},
+            "index_copy": asdict(parts.shipper.status()) if parts.shipper else {},
             "counts": dict(sorted((what.value, count) for what, count in self._tracer.counts.items())),
         }
 
@@ -321,6 +378,7 @@ class _Parts:
     clients: BucketClients
     filesystem: Filesystem
     recorder: TraceRecorder
+    shipper: Shipper | None
 
 
 def _leading(group: BaseExceptionGroup[S3BlobFSError]) -> S3BlobFSError:

@@ -17,6 +17,7 @@ from s3blobfs.errors import UsageError
 from s3blobfs.types import Durability
 
 KIB, MIB, GIB, TIB = 1024, 1024**2, 1024**3, 1024**4
+DAY_S = 86400.0
 
 VOLUME_OBJECTS_PREFIX = ".s3blobfs/"
 """Below the volume's prefix: settings and, later, index segments. Every other object is a blob."""
@@ -95,6 +96,20 @@ class ReadOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexCopyOptions:
+    """The copy of the index in the bucket."""
+
+    lag_s: float = 1.0
+    """A change is in the bucket after about this time, while S3 answers."""
+    sync: bool = False
+    """With durability ``s3``, close and fsync wait for that, too."""
+    retention_s: float = 7 * DAY_S
+    """How far back ``recover --at`` reaches."""
+    take_over: bool = False
+    """Go on from this index, whatever the bucket has of another."""
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeSettings:
     """What a volume is; written once by mkfs."""
 
@@ -130,6 +145,7 @@ class MountOptions:
     entry_timeout_s: float = 300.0
     attr_timeout_s: float = 300.0
     """Long: this process is the only writer and tells the kernel what changed behind its back."""
+    index_copy: IndexCopyOptions = field(default_factory=IndexCopyOptions)
     commit_delay_s: float = 0.05
     """How long metadata changes wait for company in one index commit."""
     fuse_options: tuple[str, ...] = ()

@@ -23,6 +23,7 @@ COMMANDS = {
     "store": "list, add and bind the stores of a mounted volume",
     "cp": "copy files inside a volume without moving their bytes",
     "trace": "draw what a mounted volume does as sequence diagrams",
+    "recover": "bring a lost index back from the bucket",
     "demo": "try everything with an S3 server of its own",
 }
 """Command to the line that the list of commands shows. A command's module has its name, and is imported when

@@ -11,7 +11,7 @@ import click
 from s3blobfs.cli import daemon
 from s3blobfs.cli.fstab import parse_options
 from s3blobfs.cli.params import DURABILITY, PATH, s3_options, s3_uri, size, take_s3_options
-from s3blobfs.config import MountOptions, S3Options, TierOptions
+from s3blobfs.config import DAY_S, IndexCopyOptions, MountOptions, S3Options, TierOptions
 from s3blobfs.errors import UsageError
 from s3blobfs.types import Durability
 from s3blobfs.volume.descriptor import VolumeDescriptor
@@ -42,7 +42,8 @@ _FSTAB_NAMES = frozenset(
     {
         *("index", "cache_dir", "cache_size", "durability", "read_only", "allow_other", "trace"),
         *("trace_client", "endpoint_url", "region", "profile", "path_style", "ca_bundle", "sse_s3"),
-        *("sse_kms_key_id", "storage_class"),
+        *("index_sync", "index_lag", "index_retention"),
+        *("sse_kms_key_id", "storage_class", "request_timeout", "total_timeout"),
     }
 )
 
@@ -73,6 +74,22 @@ _FSTAB_NAMES = frozenset(
 @click.option(
     "--trace-client", default="client", show_default=True, metavar="NAME", help="Name of the client there."
 )
+@click.option(
+    "--index-sync", is_flag=True,
+    help="With --durability s3, close() and fsync() wait until the index's copy in the bucket has it, too.",
+)  # fmt: skip
+@click.option(
+    "--index-lag", type=click.FloatRange(0.05, 3600), default=1.0, show_default=True, metavar="SECONDS",
+    help="How far that copy may be behind while S3 answers.",
+)  # fmt: skip
+@click.option(
+    "--index-retention", type=click.FloatRange(0.25, 3650), default=7.0, show_default=True, metavar="DAYS",
+    help="How far back 's3blobfs recover --at' reaches.",
+)  # fmt: skip
+@click.option(
+    "--take-over", is_flag=True,
+    help="Go on from this index although the bucket has a later state, which is left behind.",
+)  # fmt: skip
 @click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error.")
 @click.option(
     "-o", "options", multiple=True, expose_value=False, is_eager=True, callback=_take_options,
@@ -157,7 +174,7 @@ def _options(
     if not paths.index.exists():
         raise UsageError(
             f"the index of {descriptor.title} is not at {paths.index}; give it with --index, or bring it "
-            "here from the machine where the volume was made"
+            f"back from the bucket: s3blobfs recover {descriptor.settings.uri}"
         )
     cache_dir: Path = values["cache_dir"] or paths.tier
     trace_file: Path | None = values["trace"]
@@ -171,5 +188,11 @@ def _options(
         allow_other=values["allow_other"],
         trace_file=trace_file.absolute() if trace_file else None,
         trace_client=values["trace_client"],
+        index_copy=IndexCopyOptions(
+            lag_s=values["index_lag"],
+            sync=values["index_sync"],
+            retention_s=values["index_retention"] * DAY_S,
+            take_over=values["take_over"],
+        ),
         fuse_options=kernel_options,
     )

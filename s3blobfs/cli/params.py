@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -41,6 +42,15 @@ def endpoint_url(text: str) -> str:
     if parts.username is not None or parts.password is not None:
         raise click.BadParameter("an address holds no credentials; they come from the AWS configuration")
     return text
+
+
+def moment(text: str) -> int:
+    """Type of a parameter: a time as ISO 8601 writes it, local unless it says otherwise; in nanoseconds since
+    1970."""
+    try:
+        return round(datetime.fromisoformat(text).astimezone().timestamp() * 10**9)
+    except (ValueError, OverflowError, OSError) as error:
+        raise click.BadParameter(f"not a time: {text!r}; write for example 2026-01-31T12:30") from error
 
 
 PATH = click.Path(path_type=Path)

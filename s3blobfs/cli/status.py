@@ -16,7 +16,7 @@ from s3blobfs.cli.store import mode_text
 from s3blobfs.control.client import MountedVolume
 from s3blobfs.control.messages import Json
 
-_SECTIONS = ("volume", "mount", "filesystem", "uploads", "tier", "counts")
+_SECTIONS = ("volume", "mount", "filesystem", "uploads", "index_copy", "tier", "counts")
 
 
 @click.command()

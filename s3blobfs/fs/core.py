@@ -59,6 +59,28 @@ class SilentNotifier:
         await trio.lowlevel.checkpoint()
 
 
+class IndexCopy(Protocol):
+    """The copy of the index in the bucket."""
+
+    async def shipped(self) -> None:
+        """Return when it has what was written until now; raises what S3 says when it cannot."""
+        ...
+
+    async def barrier(self) -> None:
+        """The same, however long it takes."""
+        ...
+
+
+class NoIndexCopy:
+    """There is none."""
+
+    async def shipped(self) -> None:
+        pass
+
+    async def barrier(self) -> None:
+        pass
+
+
 @dataclass(slots=True)
 class Core:
     """Shared by ``namespace``, ``reading``, ``writing``, ``copying`` and ``xattrs``; made by the facade."""
@@ -72,6 +94,9 @@ class Core:
     durability: Durability
     read_only: bool
     notifier: Notifier = field(default_factory=SilentNotifier)
+    index_copy: IndexCopy = field(default_factory=NoIndexCopy)
+    index_sync: bool = False
+    """With durability ``s3``, what is acknowledged is in the copy of the index, too."""
     now_ns: Callable[[], int] = time.time_ns
     inodes: InodeTable = field(default_factory=InodeTable)
     handles: HandleTable = field(default_factory=HandleTable)
@@ -109,6 +134,11 @@ class Core:
                 continue
             if staged is not keep:
                 await staged.discard()
+
+    async def acknowledge(self) -> None:
+        """The last step of a close or fsync that has changed something."""
+        if self.index_sync and self.durability is Durability.S3:
+            await self.index_copy.shipped()
 
     def refuse_if_read_only(self) -> None:
         if self.read_only:

@@ -22,7 +22,7 @@ from s3blobfs.fs.attributes import AttributeChanges, Attributes, Caller, Filesys
 from s3blobfs.fs.changing import Changing
 from s3blobfs.fs.content import Event
 from s3blobfs.fs.copying import Copying
-from s3blobfs.fs.core import Core, Notifier, SilentNotifier
+from s3blobfs.fs.core import Core, IndexCopy, NoIndexCopy, Notifier, SilentNotifier
 from s3blobfs.fs.incore import InCoreInode
 from s3blobfs.fs.listing import DIRECTORY_PAGE_ENTRIES, DirectoryEntry, Listing
 from s3blobfs.fs.namespace import Namespace
@@ -74,6 +74,8 @@ class Filesystem:
         durability: Durability,
         read_only: bool = False,
         notifier: Notifier | None = None,
+        index_copy: IndexCopy | None = None,
+        index_sync: bool = False,
         control_path: str | None = None,
         now_ns: Callable[[], int] = time.time_ns,
         new_object_id: Callable[[], str] = lambda: uuid.uuid4().hex,
@@ -90,6 +92,8 @@ class Filesystem:
             durability=durability,
             read_only=read_only,
             notifier=notifier or SilentNotifier(),
+            index_copy=index_copy or NoIndexCopy(),
+            index_sync=index_sync,
             now_ns=now_ns,
         )
         self._namespace = Namespace(core, new_object_id)
@@ -110,6 +114,10 @@ class Filesystem:
     def uploader(self) -> Uploader:
         return self._core.uploader
 
+    @property
+    def reaper(self) -> Reaper:
+        return self._core.reaper
+
     def stored(self, upload_id: int, inode: InodeRow, blob: BlobContent, entry: CacheEntry | None) -> None:
         """An upload ended (:class:`UploadListener`)."""
         self._writing.stored(upload_id, inode, blob, entry)
@@ -124,6 +132,10 @@ class Filesystem:
         Not for a request of the kernel's own, nor under an inode's lock: it may take a notice only after such
         a request, of any program, is answered."""
         await self._core.notifier.delivered()
+
+    def refuse_changes(self) -> None:
+        """From now on this is a read-only filesystem: another mount goes on with the volume."""
+        self._core.read_only = True
 
     async def resume(self, recovered: Mapping[int, tuple[UploadRow, StagedFile]]) -> None:
         """Show the acknowledged content of a previous process whose uploads are only now on their way."""
@@ -171,6 +183,8 @@ class Filesystem:
         for S3 itself, as a close would."""
         inode = await self._core.inode(inode_id)
         await self._changing.change(inode, changes)
+        if changes.size_bytes is not None:
+            await self._core.acknowledge()
         return inode.attributes()
 
     async def readlink(self, inode_id: int) -> bytes:
@@ -253,6 +267,7 @@ class Filesystem:
         if self._core.durability is Durability.S3:
             await self.sync(None, None)
         await self._core.db.commit()
+        await self._core.acknowledge()
 
     # -- files ---------------------------------------------------------------------------------------
 
@@ -283,11 +298,13 @@ class Filesystem:
         self._reading.finish_trace(opened)
         if opened.writable:
             await self._writing.close(opened.inode)
+            await self._core.acknowledge()
 
     async def fsync(self, handle: int) -> None:
         """fsync(2) and fdatasync(2)."""
         inode = self._core.handles.file(handle).inode
         await self._writing.sync(inode, durability=self._core.durability)
+        await self._core.acknowledge()
 
     async def release(self, handle: int) -> None:
         """The last descriptor of an open(2) is gone, and every mapping made through it."""
@@ -321,6 +338,7 @@ class Filesystem:
             inode = await core.inode(inode_id)
             if inode.content is not None:
                 await self._writing.sync(inode, durability=Durability.S3)
+                await core.index_copy.barrier()
                 return
         failure: S3BlobFSError | None = None
         for inode in core.inodes:
@@ -333,6 +351,7 @@ class Filesystem:
                     failure = error
         await core.uploader.barrier(progress)
         await core.db.commit()
+        await core.index_copy.barrier()
         if failure is not None:
             raise failure
 
@@ -358,6 +377,7 @@ class Filesystem:
             left = await self._core.reaper.drain()
             if left:
                 log.info("%d objects are left to delete at the next mount", left)
+            await self._core.index_copy.barrier()
 
     async def copy_file(
         self, source_id: int, parent_id: int, name: bytes, *, replace: bool, caller: Caller

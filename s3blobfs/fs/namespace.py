@@ -270,6 +270,8 @@ class Namespace:
 
     async def reap_orphan(self, inode: InCoreInode) -> None:
         """The last handle of an inode without names was closed."""
+        if self._core.read_only:
+            return  # not any more this mount's to remove: the next one does
 
         def transaction(tx: Transaction) -> _Changed:
             changed = _Changed()

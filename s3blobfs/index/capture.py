@@ -93,8 +93,10 @@ class Capture:
 
     @property
     def backlog_bytes(self) -> int:
-        """What is held in memory."""
-        return self._cut_size + (0 if self._session is None else self._session.memory_used)
+        """What is held in memory for changes that were not taken."""
+        if self._session is None or self._noted == self._taken:
+            return self._cut_size
+        return self._cut_size + self._session.memory_used
 
     def take(self) -> list[Changes]:
         """Everything until now, in order; empty when nothing was changed, or when they are :attr:`lost`."""

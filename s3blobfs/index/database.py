@@ -237,6 +237,10 @@ class Database:
         """The number of the newest write."""
         return self._sequence
 
+    @property
+    def schema_version(self) -> int:
+        return len(schema.MIGRATIONS)
+
     def fence(self, reason: str) -> None:
         """Refuse every write from now on with :class:`IndexFenced`; reads go on."""
         self._fenced = reason
@@ -278,7 +282,12 @@ class Database:
             pinned = PinnedState(self.path, sequence)
         except apsw.Error as error:
             raise mapped(error) from error
-        return pinned, [] if self._capture is None else self._capture.take()
+        if self._capture is None:
+            return pinned, []
+        changes = self._capture.take()
+        if self._capture.lost:
+            self._capture.restart()
+        return pinned, changes
 
     # -- aside ---------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """Where a volume's local files lie: all beside its index, named after it.
 
 For the index ``…/index.db``: the lock ``…/index.db.lock``, the control socket ``…/index.db.sock``, the
-mount's log ``…/index.db.log`` and the local tier ``…/index.db.tier/``. Staged files that are not in S3 yet
-are part of the tier, which is why it is state and not a cache that anything may empty.
+mount's log ``…/index.db.log``, snapshots on their way to the bucket ``…/index.db.copy/`` and the local tier
+``…/index.db.tier/``. Staged files that are not in S3 yet are part of the tier, which is why it is state and
+not a cache that anything may empty.
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ class VolumePaths:
     @property
     def tier(self) -> Path:
         return self._beside("tier")
+
+    @property
+    def index_copy(self) -> Path:
+        """Directory of files of the moment: what of the index is being sent to the bucket."""
+        return self._beside("copy")
 
     def _beside(self, suffix: str) -> Path:
         return self.index.with_name(f"{self.index.name}.{suffix}")

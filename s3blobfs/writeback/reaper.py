@@ -16,7 +16,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import trio
@@ -73,15 +73,18 @@ class Reaper:
         *,
         garbage_grace_s: float,
         limits: ReaperLimits | None = None,
+        shipped: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
         now_ns: Callable[[], int] = time.time_ns,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """``now_ns``: the clock of the index; ``jitter`` answers 0 to 1."""
+        """``shipped`` returns when the copy of the index in the bucket, if there is one, has what was written
+        until now; ``now_ns``: the clock of the index; ``jitter`` answers 0 to 1."""
         self._db = db
         self._tier = tier
         self._stores = stores
         self._grace_ns = round(garbage_grace_s * _NS_PER_S)
         self._limits = limits or ReaperLimits()
+        self._shipped = shipped
         self._now_ns = now_ns
         self._jitter = jitter
         self.claims = ContentClaims()
@@ -189,6 +192,12 @@ class Reaper:
     async def _delete(self, rows: list[BlobRow]) -> int:
         """Delete the objects of marked rows, and forget those rows; answers how many."""
         await self._db.commit()  # the marks, before anything is gone
+        try:
+            await self._shipped()  # nor must an index that is recovered name what is gone
+        except ObjectStoreError as error:
+            for row in rows:
+                self._failed(row, error)
+            return 0
         reached(Failpoint.MARKED)
         # No checkpoint from here until the claims are kept out.
         free: list[BlobRow] = []
