@@ -89,14 +89,21 @@ class TriedVolume(Volume):
                 stderr=log,
                 start_new_session=True,
             )
+        try:
+            self._wait_until_mounted(process)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        if self._setting.read_ahead_kib is not None:
+            set_read_ahead(self.directory, self._setting.read_ahead_kib)
+
+    def _wait_until_mounted(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while state_of(self.directory) is not State.MOUNTED:
             if process.poll() is not None or time.monotonic() > deadline:
-                process.kill()
                 raise CommandFailed(f"mounting for {self.name} failed; {self._log.read_text()[-2000:]}")
             time.sleep(_POLL_S)
-        if self._setting.read_ahead_kib is not None:
-            set_read_ahead(self.directory, self._setting.read_ahead_kib)
 
     def umount(self) -> None:
         super().umount()

@@ -77,17 +77,25 @@ class Volume(DirectoryTarget):
     # -- commands --------------------------------------------------------------------------------------
 
     def run(self, *arguments: str | Path) -> None:
-        """``s3blobfs ARGUMENTS``. Raises :class:`CommandFailed`."""
-        done = subprocess.run(
+        """``s3blobfs ARGUMENTS``. Raises :class:`CommandFailed`.
+
+        Interrupted, it lets the command end first: a mount that is being made would come to be when nobody
+        looks for it any more."""
+        process = subprocess.Popen(
             [sys.executable, "-P", "-m", "s3blobfs", *map(str, arguments)],
             env=self._environment,
-            capture_output=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=_COMMAND_TIMEOUT_S,
-            check=False,
+            start_new_session=True,  # Ctrl-C is for this process alone
         )
-        if done.returncode:
-            raise CommandFailed(f"s3blobfs {arguments[0]}: {done.stderr.strip()}")
+        try:
+            _, errors = process.communicate(timeout=_COMMAND_TIMEOUT_S)
+        except KeyboardInterrupt:
+            process.communicate(timeout=_COMMAND_TIMEOUT_S)
+            raise
+        if process.returncode:
+            raise CommandFailed(f"s3blobfs {arguments[0]}: {errors.strip()}")
 
     def make(self) -> None:
         mode = self.mode
