@@ -28,6 +28,7 @@ from s3blobfs import __version__, failpoints
 from s3blobfs.blobstore.open import open_store
 from s3blobfs.blobstore.protocol import BlobStore
 from s3blobfs.config import MountOptions, S3Options, VolumeSettings
+from s3blobfs.control.maintenance import MaintenanceRequests
 from s3blobfs.control.messages import Json
 from s3blobfs.control.requests import MountRequests, UnmountWatch
 from s3blobfs.control.server import ControlServer, Handler
@@ -39,6 +40,7 @@ from s3blobfs.fuse.mount import serve, terminate
 from s3blobfs.index import settings, stores, uploads
 from s3blobfs.index.database import Database
 from s3blobfs.index.transaction import Transaction
+from s3blobfs.maintenance.target import Target
 from s3blobfs.replica.opening import open_shipper
 from s3blobfs.replica.shipper import Shipper
 from s3blobfs.s3.client import S3ClientFactory, S3ObjectClient, make_client_factory
@@ -341,7 +343,26 @@ class _Mount:
         of_stores = StoreRequests(
             parts.filesystem, parts.db, parts.clients, parts.blob_stores, parts.volume, self._tracer
         )
-        return {**mount.handlers(), **of_stores.handlers(), "unmount": self._watch.wait}
+        maintenance = MaintenanceRequests(
+            Target(
+                settings=parts.volume,
+                db=parts.db,
+                tier=parts.tier,
+                stores=parts.blob_stores,
+                clients=parts.clients,
+                reaper=parts.filesystem.reaper,
+                mounted=True,
+                read_only=self._options.read_only,
+                blob_changed=parts.filesystem.blob_changed,
+                shipped=parts.shipper.shipped if parts.shipper else trio.lowlevel.checkpoint,
+            )
+        )
+        return {
+            **mount.handlers(),
+            **of_stores.handlers(),
+            **maintenance.handlers(),
+            "unmount": self._watch.wait,
+        }
 
     def _describe(self, parts: _Parts) -> Json:
         options, volume, tier = self._options, parts.volume, parts.tier.status()

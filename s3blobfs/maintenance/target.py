@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import trio.lowlevel
 
 from s3blobfs.blobstore.protocol import BlobStore
 from s3blobfs.config import VolumeSettings
@@ -45,6 +47,9 @@ class Target:
     blob_changed: Callable[[BlobContent], None] = ignore_blob
     """Told of a blob whose object was made anew, perhaps elsewhere: who keeps a copy of the row has to take
     this one."""
+    shipped: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+    """Returns when the bucket's copy of the index has everything that was written; raises
+    :class:`~s3blobfs.errors.IndexFenced` when another mount has gone on with the volume."""
     now_ns: Callable[[], int] = time.time_ns
     """The clock of the index."""
 
