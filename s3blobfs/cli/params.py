@@ -57,6 +57,7 @@ PATH = click.Path(path_type=Path)
 KEYING = click.Choice([Keying.DIGEST.value, Keying.VERSIONED.value])
 DIGEST = click.Choice([DigestAlgorithm.MD5.value, DigestAlgorithm.SHA256.value])
 DURABILITY = click.Choice([Durability.S3.value, Durability.DISK.value])
+TIMEOUT = click.FloatRange(0.1, 3600)
 
 _S3_PARAMETERS = (
     click.option(
@@ -73,7 +74,15 @@ _S3_PARAMETERS = (
     click.option("--sse-s3", is_flag=True, help="Ask S3 to encrypt objects with keys of its own."),
     click.option("--sse-kms-key-id", metavar="KEY", help="Ask S3 to encrypt objects with this KMS key."),
     click.option("--storage-class", metavar="CLASS", help="Storage class of new objects, as STANDARD_IA."),
-)
+    click.option(
+        "--request-timeout", type=TIMEOUT, default=60.0, show_default=True,
+        metavar="SECONDS", help="After this time a request is given up, and repeated.",
+    ),
+    click.option(
+        "--total-timeout", type=TIMEOUT, default=180.0, show_default=True,
+        metavar="SECONDS", help="After this time what waits for S3 fails, repetitions included.",
+    ),
+)  # fmt: skip
 _S3_NAMES = (
     "endpoint_url",
     "region",
@@ -83,6 +92,8 @@ _S3_NAMES = (
     "sse_s3",
     "sse_kms_key_id",
     "storage_class",
+    "request_timeout",
+    "total_timeout",
 )
 
 
@@ -102,4 +113,10 @@ def take_s3_options(values: dict[str, Any]) -> S3Options:
     encryption = Encryption.SSE_KMS if kms_key_id else Encryption.SSE_S3 if sse_s3 else Encryption.NONE
     if taken["ca_bundle"] is not None:
         taken["ca_bundle"] = taken["ca_bundle"].absolute()
-    return S3Options(encryption=encryption, kms_key_id=kms_key_id, **taken)
+    return S3Options(
+        encryption=encryption,
+        kms_key_id=kms_key_id,
+        request_timeout_s=taken.pop("request_timeout"),
+        total_timeout_s=taken.pop("total_timeout"),
+        **taken,
+    )
