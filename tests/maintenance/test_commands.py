@@ -218,3 +218,19 @@ def test_an_interrupted_command_lets_go_of_the_volume(volume: Operated) -> None:
     assert process.returncode == 130
     assert err.strip() == "s3blobfs: interrupted"
     assert volume.tool("fsck", offline=True)["problems"] == []
+
+
+def test_an_index_that_is_behind_explains_nothing_away(volume: Operated) -> None:
+    """Somebody brought back a copy of the index, and the bucket knows better."""
+    volume.umount()
+    older = shutil.copy(volume.paths.index, volume.directory / "older.db")
+    volume.mount()
+    (volume.mountpoint / "c").write_bytes(b"content of c")
+    volume.umount()
+    for options in ((), ("--delete",)):
+        outcome = volume.run(
+            "gc", volume.uri, "--endpoint-url", volume.endpoint_url, "--index", str(older), *options
+        )
+        assert outcome.code == 1
+        assert "the bucket has a later state of this volume" in outcome.line
+    assert len(volume.blob_keys()) == 3

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+import trio
 
 from s3blobfs.index.check import Problem
 from s3blobfs.index.repair import LIVE_KINDS, ORDER
@@ -28,14 +30,24 @@ LEFT: dict[str, str] = {
 }
 
 
-@pytest.fixture
-async def index(tmp_path: Path) -> Path:
-    path = tmp_path / "index.db"
-    database = volume.make(path)
-    await database.write(volume.fill)
-    await database.write(test_check._populate)
-    await database.aclose()
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One index, made once: each test damages a copy."""
+    path = tmp_path_factory.mktemp("template") / "index.db"
+
+    async def make() -> None:
+        database = volume.make(path)
+        await database.write(volume.fill)
+        await database.write(test_check._populate)
+        await database.aclose()
+
+    trio.run(make)
     return path
+
+
+@pytest.fixture
+def index(tmp_path: Path, template: Path) -> Path:
+    return Path(shutil.copy(template, tmp_path))
 
 
 async def run(
