@@ -20,7 +20,6 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import trio
 
@@ -44,34 +43,12 @@ from s3blobfs.replica.options import Limits
 from s3blobfs.replica.outgoing import Maker, Outgoing
 from s3blobfs.replica.retention import tidy
 from s3blobfs.replica.segment import time_text
+from s3blobfs.replica.status import ReplicaStatus
 from s3blobfs.s3.protocol import ObjectClient
 
 logger = logging.getLogger(__name__)
 
 _NS = 10**9
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaStatus:
-    """For ``status``."""
-
-    segment: int
-    """The newest in the bucket."""
-    sequence: int
-    """Of the state of the index that the bucket has."""
-    behind: int
-    """Write transactions that it does not have."""
-    lag_s: float
-    """How long the oldest of them has been waiting."""
-    backlog_bytes: int
-    snapshot_pending: bool
-    """Changes are not noted any more, and the whole index will be sent instead."""
-    last_snapshot_ns: int | None
-    fencing: str
-    """``conditional``: S3 refuses a second writer; ``weak``: it cannot."""
-    fenced: str | None
-    """Why this mount does not write any more."""
-    last_error: str | None
 
 
 class Shipper:

@@ -96,7 +96,7 @@ async def _play(directory: Path, steps: list[Step | str]) -> None:
     await copy.aclose()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(CUT_OR_STEP, max_size=40))
 def test_a_replayed_copy_is_the_same_index(steps: list[Step | str]) -> None:
     with tempfile.TemporaryDirectory() as directory:

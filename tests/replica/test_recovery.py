@@ -25,6 +25,7 @@ from s3blobfs.replica.reading import Reader
 from s3blobfs.replica.recovery import Recovered, recover_index
 from s3blobfs.trace import Tracer
 from s3blobfs.types import Durability, Keying
+from s3blobfs.writeback.reaper import Reaper
 from tests.support.rig import BUCKET, ROOT, USER, Rig, Setup, add_store, open_rig
 
 VOLUME = VolumeSettings("0" * 32, BUCKET, "", Durability.S3, created_ns=1)
@@ -152,6 +153,27 @@ async def test_nothing_is_written_when_the_state_cannot_be_reached(tmp_path: Pat
         bucket.versions.pop(key)
     with pytest.raises(IndexDamaged, match="--from-objects"):
         await recovered(setup, other)
+
+
+@pytest.mark.expected_log("deleting from .* failed")
+async def test_nothing_is_deleted_before_the_copy_knows(tmp_path: Path) -> None:
+    """Else a recovered index would name what is gone."""
+    async with open_rig(Setup(tmp_path / "here", Keying.VERSIONED)) as rig:
+        answers = [TransientS3Error("down"), None]
+
+        async def shipped() -> None:
+            assert len(rig.object_keys()) == 1
+            answer = answers.pop(0)
+            if answer is not None:
+                raise answer
+
+        await rig.write_file(b"a", b"content")
+        await rig.fs.unlink(ROOT, b"a")
+        reaper = Reaper(rig.db, rig.tier, rig.stores, garbage_grace_s=0, shipped=shipped)
+        assert await reaper.drain() == 1
+        assert len(rig.object_keys()) == 1
+        assert await reaper.drain() == 0
+        assert rig.object_keys() == []
 
 
 # --- from objects --------------------------------------------------------------------------------------
