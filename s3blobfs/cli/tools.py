@@ -74,7 +74,7 @@ class Tool:
         ``offline`` on the opened volume. Raises what either does."""
         s3 = take_s3_options(self.values)
         index, cache_dir = self.values.pop("index"), self.values.pop("cache_dir")
-        with _progress(self.name, show=not self.as_json) as progress:
+        with _progress(self.name) as progress:
             if not self.is_offline:
                 if index is not None or cache_dir is not None:
                     raise click.UsageError("--index and --cache-dir are for a volume given as s3://…")
@@ -113,12 +113,11 @@ class Tool:
 
 
 @contextlib.contextmanager
-def _progress(name: str, *, show: bool) -> Iterator[Progress]:
+def _progress(name: str) -> Iterator[Progress]:
     with counting_progress(name) as bar:
 
         def report(progress: Json) -> None:
-            if show:
-                bar(progress["done"], progress["total"], _detail(progress))
+            bar(progress["done"], progress["total"], _detail(progress))
 
         yield report
 

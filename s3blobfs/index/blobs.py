@@ -162,9 +162,12 @@ def add_ref(tx: Transaction, blob_id: int) -> BlobRow:
 def move(tx: Transaction, blob_id: int, stored: StoredContent) -> BlobRow:
     """The content was stored anew, perhaps elsewhere: the row names that object from now on. With checksums.
 
-    Raises :class:`BlobIsDeleting` when nobody wants it any more, and :class:`VolumeIndexError` when another
-    row names that object."""
+    Raises :class:`BlobIsDeleting` when nobody wants it any more, and :class:`DamagedContent` when another row
+    names that object."""
     location = stored.location
+    other = find(tx, get(tx, blob_id).store_id, location.object_key, location.version_id)
+    if other is not None and other.id != blob_id:
+        raise DamagedContent(f"{location.object_key} is the object of blob {other.id} already")
     tx.modify(
         "UPDATE blobs SET object_key = ?, version_id = ?, cache_name = ?, etag = ?"
         " WHERE id = ? AND state <> 'deleting'",

@@ -161,7 +161,9 @@ class _Fsck:
             return Evidence()
         blob_id = problem.subject[1]
         assert isinstance(blob_id, int)
-        row = await self._target.db.read(lambda tx: blobs.get(tx, blob_id))
-        store = self._target.stores[row.store_id]
+        row = await self._target.db.read(lambda tx: blobs.find_id(tx, blob_id))
+        store = self._target.stores.get(row.store_id) if row is not None else None
+        if row is None or store is None:
+            return Evidence()
         there = await store.exists(row.location, row.digests.size_bytes)
         return Evidence(object_is_there=there)

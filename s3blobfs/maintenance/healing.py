@@ -22,7 +22,7 @@ import enum
 import logging
 import stat
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from s3blobfs.blobstore import metadata
@@ -77,12 +77,9 @@ class _Case:
 class Healer:
     """Heals one object at a time; several at once are no harm."""
 
-    def __init__(
-        self, target: Target, clients: Mapping[int, ObjectClient], inspector: Inspector, *, read: bool
-    ) -> None:
-        """``clients`` by store. With ``read`` no copy in S3 is taken at its word."""
+    def __init__(self, target: Target, inspector: Inspector, *, read: bool) -> None:
+        """With ``read`` no copy in S3 is taken at its word."""
         self._target = target
-        self._clients = clients
         self._inspector = inspector
         self._read = read
 
@@ -95,12 +92,11 @@ class Healer:
             for source, attempt in self._attempts(damage):
                 try:
                     healed = await attempt(case)
+                    if healed is not None:
+                        await self._commit(row, healed, source)
+                        return source
                 except (PermanentS3Error, DamagedContent, TierError, OSError) as error:
                     logger.info("%s cannot be healed from %s: %s", _name(row), source.value, error)
-                    continue
-                if healed is not None:
-                    await self._commit(row, healed, source)
-                    return source
         return None
 
     def _attempts(
@@ -119,7 +115,7 @@ class Healer:
     async def _from_itself(self, case: _Case) -> StoredContent | None:
         row, info = case.row, case.damage.found
         assert info is not None
-        digests = await self._inspector.digests(self._clients[row.store_id], row.location, info)
+        digests = await self._inspector.digests(self._target.client_of(row.store_id), row.location, info)
         if digests is None or not has_digests(digests, row.digests):
             return None
         if row.digests.checksums not in (b"", digests.checksums):
@@ -161,13 +157,16 @@ class Healer:
 
     async def _from_twin(self, case: _Case) -> StoredContent | None:
         for twin in await self._twins(case.row):
-            if await self._inspector.inspect(self._clients, twin, read=self._read) is None:
+            if (
+                await self._inspector.inspect(self._target.client_of(twin.store_id), twin, read=self._read)
+                is None
+            ):
                 return await self._copy(case, twin.content())
         return None
 
     async def _from_version(self, case: _Case) -> StoredContent | None:
         row = case.row
-        client, key = self._clients[row.store_id], row.location.object_key
+        client, key = self._target.client_of(row.store_id), row.location.object_key
         damaged = case.damage.found.version_id if case.damage.found is not None else row.location.version_id
         await self._inspector.requests.take()
         candidates = [

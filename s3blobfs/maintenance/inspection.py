@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -102,11 +101,8 @@ class Inspector:
                 await in_hash_thread(partial(hasher.update, answer.data))
         return hasher.digests()
 
-    async def inspect(
-        self, clients: Mapping[int, ObjectClient], row: BlobRow, *, read: bool
-    ) -> Damage | None:
-        """``clients`` by store; with ``read`` the row must have its checksums."""
-        client = clients[row.store_id]
+    async def inspect(self, client: ObjectClient, row: BlobRow, *, read: bool) -> Damage | None:
+        """With ``read`` the row must have its checksums."""
         info = await self.head(client, row.location)
         if info is None:
             version = "version" if row.location.version_id is not None else "object"

@@ -104,11 +104,8 @@ class _Scrub:
         self._target = target
         self._options = options
         self._progress = progress
-        self._clients = {
-            store.config.id: target.clients.of(store.config.bucket) for store in target.stores.values()
-        }
         self._inspector = Inspector(Pace(options.requests_per_s), Pace(options.bytes_per_s))
-        self._healer = Healer(target, self._clients, self._inspector, read=options.read)
+        self._healer = Healer(target, self._inspector, read=options.read)
         self._report = ScrubReport(options.depth)
         self._done = 0
         self._total = 0
@@ -172,7 +169,8 @@ class _Scrub:
         """Looked for again for as long as the row changes under our hands."""
         row = await self._current(blob_id)
         while row is not None:
-            damage = await self._inspector.inspect(self._clients, row, read=self._options.read)
+            client = self._target.client_of(row.store_id)
+            damage = await self._inspector.inspect(client, row, read=self._options.read)
             if damage is None:
                 await self._note_well(blob_id)
                 return None

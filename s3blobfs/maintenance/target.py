@@ -11,8 +11,9 @@ import trio.lowlevel
 
 from s3blobfs.blobstore.protocol import BlobStore
 from s3blobfs.config import VolumeSettings
-from s3blobfs.errors import UsageError
+from s3blobfs.errors import UsageError, VolumeIndexError
 from s3blobfs.index.database import Database
+from s3blobfs.s3.protocol import ObjectClient
 from s3blobfs.tier.tier import Tier
 from s3blobfs.types import BlobContent
 from s3blobfs.volume.clients import BucketClients
@@ -52,6 +53,16 @@ class Target:
     :class:`~s3blobfs.errors.IndexFenced` when another mount has gone on with the volume."""
     now_ns: Callable[[], int] = time.time_ns
     """The clock of the index."""
+
+    def client_of(self, store_id: int) -> ObjectClient:
+        """Of the bucket that a store is in. Raises :class:`~s3blobfs.errors.VolumeIndexError` for a store
+        that the index does not know."""
+        store = self.stores.get(store_id)
+        if store is None:
+            raise VolumeIndexError(
+                f"contents are in store {store_id}, which the index does not know: run fsck"
+            )
+        return self.clients.of(store.config.bucket)
 
     def refuse_if_read_only(self, what: str) -> None:
         if self.read_only:

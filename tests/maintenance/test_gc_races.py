@@ -114,7 +114,7 @@ async def test_an_answer_that_is_late(tmp_path: Path) -> None:
             assert await rig.read_file(b"file") == DATA
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     keying=st.sampled_from(Keying),
     delays=st.lists(st.integers(0, 5), min_size=12, max_size=12),

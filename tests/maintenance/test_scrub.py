@@ -12,16 +12,17 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from s3blobfs.errors import TransientS3Error, UsageError
+from s3blobfs.errors import TransientS3Error, UsageError, VolumeIndexError
 from s3blobfs.index import blobs, inodes, scrubs
 from s3blobfs.index.blobs import BlobRow
 from s3blobfs.maintenance import scrub as scrub_module
+from s3blobfs.maintenance.fsck import fsck
 from s3blobfs.maintenance.scrub import ScrubOptions, ScrubReport, scrub
 from s3blobfs.s3.fake import FakeBucket, FakeVersion
 from s3blobfs.s3.faults import FaultScript
 from s3blobfs.s3.protocol import ObjectId
 from s3blobfs.types import Keying
-from tests.maintenance.kit import live, offline
+from tests.maintenance.kit import damage, live, offline
 from tests.support.rig import BUCKET, ROOT, USER, Rig, Setup, add_store, open_rig
 
 HEAL = ScrubOptions(heal=True)
@@ -300,6 +301,18 @@ async def test_unhealable_damage_is_listed_with_every_path(setup: Setup) -> None
     await made(replace(setup, directory=setup.directory.parent / "other"))
     if setup.keying is Keying.DIGEST:
         assert (await scrubbed(setup)).remaining == 0
+
+
+async def test_contents_in_an_unknown_store_are_fsck_s(setup: Setup) -> None:
+    await made(setup)
+    damage(setup.index_path, "UPDATE blobs SET store_id = 99")
+    async with offline(setup) as target:
+        with pytest.raises(VolumeIndexError, match="run fsck"):
+            await scrub(target)
+        report = await fsck(target, repair=True)
+        assert "recover the index" in report.findings[-1].note
+    damage(setup.index_path, "UPDATE blobs SET store_id = 1")
+    assert (await scrubbed(setup)).remaining == 0
 
 
 async def test_damage_to_what_is_deleted_is_over(setup: Setup) -> None:
