@@ -286,7 +286,7 @@ class _Mount:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._report_left, parts.filesystem.uploader)
             with self._storing:
-                await parts.filesystem.close()
+                await parts.filesystem.close(detach=self._watch.detach)
             nursery.cancel_scope.cancel()
         if self._fenced is not None:
             left = parts.filesystem.uploader.pending()
@@ -297,7 +297,12 @@ class _Mount:
                 f"given up: {left.files} files are not in S3 yet and stay in {self._options.tier.directory}; "
                 "they go there when the volume is mounted again"
             )
-        logger.info("everything is in S3")
+        left = parts.filesystem.uploader.pending()
+        if left.files:
+            self._watch.detached(left.files, left.bytes)
+            logger.info("detached: %d files go to S3 when the volume is mounted again", left.files)
+        else:
+            logger.info("everything is in S3")
 
     def _ready(self) -> None:
         """Only from now on is there a session that could be told to end."""

@@ -18,7 +18,8 @@ from s3blobfs.volume.mountpoint import State, resolve, state_of
 
 @click.command()
 @click.argument("mountpoint", type=PATH)
-def umount(mountpoint: Path) -> None:
+@click.option("--detach", is_flag=True, help="Leave what is not in S3 yet to the next mount.")
+def umount(mountpoint: Path, detach: bool) -> None:
     """Unmount a volume, and wait until everything is in S3.
 
     Interrupting it does no harm: the volume is unmounted then, and what is missing in S3 goes there all the
@@ -39,13 +40,19 @@ def umount(mountpoint: Path) -> None:
             "is mounted again"
         )
         return
-    with MountedVolume.of(mountpoint).begin("unmount") as conversation:
+    with MountedVolume.of(mountpoint).begin("unmount", detach=detach) as conversation:
         conversation.wait_for_progress()  # it listens; from here on nothing is missed
         unmount(mountpoint)
-        _wait(conversation)
+        left = _wait(conversation)
+    if left["files_left"]:
+        click.echo(
+            f"{left['files_left']} files ({left['bytes_left']} bytes) are not in S3 yet; they stay on this "
+            "machine and go there when the volume is mounted again"
+        )
 
 
-def _wait(conversation: Conversation) -> None:
+def _wait(conversation: Conversation) -> Json:
+    """What is left when it is over."""
     told = None
     with storing_progress("unmounted; storing") as show:
 
@@ -60,7 +67,7 @@ def _wait(conversation: Conversation) -> None:
                 click.echo(f"s3blobfs: still trying: {error}", err=True)
 
         try:
-            conversation.wait(report)
+            return conversation.wait(report)
         except ControlError as error:
             raise ControlError(f"unmounted, but not everything is in S3: {error}") from error
 

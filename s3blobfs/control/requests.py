@@ -31,6 +31,9 @@ class UnmountWatch:
         self._progress: Json = {"state": "mounted"}
         self._ended = trio.Event()
         self._error: str | None = None
+        self._left: Json = {"files_left": 0, "bytes_left": 0}
+        self.detach = False
+        """Somebody asked not to wait for S3 when it is unmounted."""
 
     def report(self, files_left: int, bytes_left: int, last_error: str | None) -> None:
         self._progress = {
@@ -42,15 +45,20 @@ class UnmountWatch:
         for listener in self._listeners:
             listener(self._progress)
 
+    def detached(self, files_left: int, bytes_left: int) -> None:
+        """What stays staged for the next mount."""
+        self._left = {"files_left": files_left, "bytes_left": bytes_left}
+
     def end(self, error: str | None) -> None:
-        """Everything is in S3 and closed, or ``error`` says why not. The first call counts."""
+        """Everything is in S3, or detached, and closed; or ``error`` says why not. The first call counts."""
         if not self._ended.is_set():
             self._error = error
             self._ended.set()
 
     async def wait(self, call: Call) -> Json:
         """The request ``unmount``: the client unmounts, and waits here for what follows. The first report
-        tells it that it is being listened to."""
+        tells it that it is being listened to. ``detach``: do not wait for S3. Answers what is left."""
+        self.detach = self.detach or call.arguments.get("detach") is True
         call.progress(self._progress)
         self._listeners.append(call.progress)
         try:
@@ -59,7 +67,7 @@ class UnmountWatch:
             self._listeners.remove(call.progress)
         if self._error is not None:
             raise ControlError(self._error)
-        return {}
+        return self._left
 
 
 @dataclass(frozen=True, slots=True)

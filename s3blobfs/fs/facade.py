@@ -340,15 +340,7 @@ class Filesystem:
                 await self._writing.sync(inode, durability=Durability.S3)
                 await core.index_copy.barrier()
                 return
-        failure: S3BlobFSError | None = None
-        for inode in core.inodes:
-            content = inode.content
-            if content is not None and content.staged is not None and inode.row.nlink and not inode.removed:
-                try:
-                    await self._writing.seal(inode)
-                except S3BlobFSError as error:
-                    log.error("inode %d cannot be sealed: %s", inode.id, error)
-                    failure = error
+        failure = await self._seal_all()
         await core.uploader.barrier(progress)
         await core.db.commit()
         await core.index_copy.barrier()
@@ -365,14 +357,34 @@ class Filesystem:
             if handle.reader_blob_id == blob.blob_id:
                 handle.reader_blob_id = None
 
-    async def close(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Unmount: let go of every handle, then the barrier, then the reaper's due work."""
+    async def _seal_all(self) -> S3BlobFSError | None:
+        """Seal everything that is staged; one that cannot be sealed does not keep the others. Answers the
+        last failure."""
+        failure: S3BlobFSError | None = None
+        for inode in self._core.inodes:
+            content = inode.content
+            if content is not None and content.staged is not None and inode.row.nlink and not inode.removed:
+                try:
+                    await self._writing.seal(inode)
+                except S3BlobFSError as error:
+                    log.error("inode %d cannot be sealed: %s", inode.id, error)
+                    failure = error
+        return failure
+
+    async def close(
+        self, progress: Callable[[int, int], None] | None = None, *, detach: bool = False
+    ) -> None:
+        """Unmount: let go of every handle, then the barrier, then the reaper's due work. ``detach`` leaves
+        to the next mount what is not in S3 yet: it is sealed and journalled, on disk."""
         for handle in self._core.handles.files():
             await self.release(handle.number)
         for directory in self._core.handles.directories():
             await self.releasedir(directory.number)
         await self._changing.write_pending_times(list(self._core.inodes))
-        if not self._core.read_only:
+        if detach and not self._core.read_only:
+            await self._seal_all()
+            await self._core.db.commit()
+        elif not self._core.read_only:
             await self.sync(None, progress)
             left = await self._core.reaper.drain()
             if left:

@@ -29,7 +29,7 @@ def wait_until_ended(volume: CommandLine) -> None:
 
 
 def objects_of(volume: CommandLine) -> dict[str, bytes]:
-    """What other S3 clients see of the volume: current objects by key."""
+    """What other S3 clients see of the volume: current objects by key, but for the copy of the index."""
     server = volume.server
     client = boto3.client(
         "s3",
@@ -39,7 +39,8 @@ def objects_of(volume: CommandLine) -> dict[str, bytes]:
         aws_secret_access_key=server.secret_access_key,
     )
     bucket = volume.uri.split("/")[2]
-    keys = [entry["Key"] for entry in client.list_objects_v2(Bucket=bucket).get("Contents", [])]
+    listed = [entry["Key"] for entry in client.list_objects_v2(Bucket=bucket).get("Contents", [])]
+    keys = [key for key in listed if "/.s3blobfs/index/" not in key]
     found = {}
     for key in keys:
         with client.get_object(Bucket=bucket, Key=key)["Body"] as body:
@@ -156,6 +157,25 @@ def test_unmount_waits_for_what_is_staged(volume: CommandLine) -> None:
         (volume.mountpoint / f"f{number}").write_bytes(os.urandom(300_000))
     volume.umount()
     assert len(objects_of(volume)) == 21
+
+
+def test_detached_unmount_leaves_the_rest_to_the_next_mount(volume: CommandLine) -> None:
+    volume.mkfs("--durability", "disk")
+    contents = {f"f{number}": os.urandom(10_000) for number in range(5)}
+    with RecordingProxy(volume.server.endpoint_url) as proxy:
+        volume.endpoint_url = proxy.url
+        volume.mount()
+        proxy.on(WireFault(answer=error_answer(403, "AccessDenied")), method="HEAD", path="*/files/*")
+        for name, data in contents.items():
+            (volume.mountpoint / name).write_bytes(data)
+        said = volume.ok("umount", volume.mountpoint, "--detach")
+        assert "5 files (50000 bytes) are not in S3 yet" in said
+        assert state_of(volume.mountpoint) is State.FREE
+        proxy.clear()
+        volume.mount()
+        assert {path.name: path.read_bytes() for path in volume.mountpoint.iterdir()} == contents
+        volume.umount()
+    assert set(contents.values()) <= set(objects_of(volume).values())
 
 
 def test_unmount_of_what_is_not_ours(volume: CommandLine) -> None:
