@@ -168,15 +168,29 @@ def _check(blob: BlobContent, start: int, data: bytes) -> None:
 async def fetch_checked(source: RangeSource, blob: BlobContent, wanted: Range) -> bytes:
     """Fetch one window and check it: by the digest when it is the whole content, else by its blocks'
     checksums (its length alone when they are not known). :class:`DamagedContent`, and what S3 says."""
+    data = await _fetch(source, blob, wanted)
+    try:
+        await _check_aside(blob, wanted.start, data)
+    except DamagedContent:
+        # Perhaps on its way: what is damaged in S3 is so the second time, too.
+        data = await _fetch(source, blob, wanted)
+        await _check_aside(blob, wanted.start, data)
+    return data
+
+
+async def _fetch(source: RangeSource, blob: BlobContent, wanted: Range) -> bytes:
     length = wanted.end - wanted.start
     data = await source.fetch(wanted.start, length)
     if len(data) != length:
         raise DamagedContent(f"{blob.location.object_key}: {len(data)} bytes came where {length} are stored")
-    if length <= INLINE_DIGEST_BYTES:
-        _check(blob, wanted.start, data)
-    else:
-        await in_hash_thread(lambda: _check(blob, wanted.start, data))
     return data
+
+
+async def _check_aside(blob: BlobContent, start: int, data: bytes) -> None:
+    if len(data) <= INLINE_DIGEST_BYTES:
+        _check(blob, start, data)
+    else:
+        await in_hash_thread(lambda: _check(blob, start, data))
 
 
 # --- windows under way ---------------------------------------------------------------------------------
