@@ -109,8 +109,12 @@ class MountedVolume:
     def kill(self) -> None:
         """SIGKILL, and free the mountpoint."""
         pid = self.pid
-        os.kill(pid, signal.SIGKILL)
+        self.kill_process(pid)
         self.bury(pid)
+
+    def kill_process(self, pid: int) -> None:
+        """SIGKILL alone: calls on the mount fail until it is buried."""
+        os.kill(pid, signal.SIGKILL)
 
     def bury(self, pid: int) -> None:
         """Wait for the end of a process that is being killed, and free the mountpoint."""

@@ -1,0 +1,1 @@
+"""The torture of a mount: load, faults, kills, and the comparison of every acknowledged byte."""

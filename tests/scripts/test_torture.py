@@ -1,0 +1,55 @@
+"""The ledger of ``scripts/torture`` notices what it is there to notice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from torturelib.ledger import Ledger, content_of
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    ledger = Ledger(tmp_path)
+    with ledger.change("f", content_of(b"old")):
+        (tmp_path / "f").write_bytes(b"old")
+    return ledger
+
+
+def begin(ledger: Ledger, data: bytes) -> None:
+    """A change that is not acknowledged."""
+    with pytest.raises(OSError, match="died"), ledger.change("f", content_of(data)):
+        raise OSError("died")
+
+
+@pytest.mark.parametrize("data", [b"old", b"new"])
+def test_either_content_of_an_unfinished_change_will_do(ledger: Ledger, data: bytes) -> None:
+    begin(ledger, b"new")
+    (ledger.root / "f").write_bytes(data)
+    ledger.compare()
+    assert ledger.losses == []
+    (ledger.root / "f").write_bytes(b"new" if data == b"old" else b"old")
+    ledger.compare()
+    assert len(ledger.losses) == 1, "what was found once is there to stay"
+
+
+@pytest.mark.parametrize("data", [b"", b"ol", b"olx"])
+def test_anything_else_is_a_loss(ledger: Ledger, data: bytes) -> None:
+    begin(ledger, b"new")
+    (ledger.root / "f").write_bytes(data)
+    ledger.compare()
+    assert len(ledger.losses) == 1
+
+
+def test_a_content_that_is_under_neither_name_is_a_loss(ledger: Ledger) -> None:
+    with pytest.raises(OSError, match="died"), ledger.rename("f", "g"):
+        raise OSError("died")
+    (ledger.root / "f").rename(ledger.root / "g")
+    ledger.compare()
+    assert ledger.losses == []
+    with pytest.raises(OSError, match="died"), ledger.rename("g", "h"):
+        raise OSError("died")
+    (ledger.root / "g").unlink()
+    ledger.compare()
+    assert ledger.losses == ["g was lost in its rename to h"]
