@@ -43,8 +43,7 @@ from s3blobfs.index.transaction import Transaction
 from s3blobfs.maintenance.target import Target
 from s3blobfs.replica.opening import open_shipper
 from s3blobfs.replica.shipper import Shipper
-from s3blobfs.s3.client import S3ClientFactory, S3ObjectClient, make_client_factory
-from s3blobfs.s3.requests import RequestRunner
+from s3blobfs.s3.client import S3ClientFactory, make_client_factory
 from s3blobfs.tier.tier import Tier
 from s3blobfs.trace import Local, Tracer
 from s3blobfs.types import StoreConfig
@@ -224,11 +223,9 @@ class _Mount:
     async def _open_shipper(
         self, db: Database, factory: S3ClientFactory, volume: VolumeSettings, configs: Sequence[StoreConfig]
     ) -> Shipper:
-        # With a bound on requests of its own: a segment must not wait behind uploads.
-        runner = RequestRunner(self._options.s3, Tracer())
         return await open_shipper(
             db,
-            S3ObjectClient(factory.connection, runner, volume.bucket),
+            factory.beside(volume.bucket),
             volume,
             options=self._options.index_copy,
             conditional=configs[0].conditional_put,

@@ -217,11 +217,17 @@ class S3ClientFactory:
     """Makes the clients of a volume's buckets: one session, one bound on requests in flight."""
 
     def __init__(self, options: S3Options, tracer: Tracer, *, uniform: Randomness = random.random) -> None:
+        self._options = options
         self.connection = S3Connection(options)
         self.runner = RequestRunner(options, tracer, uniform=uniform)
 
     def __call__(self, bucket: str) -> S3ObjectClient:
         return S3ObjectClient(self.connection, self.runner, bucket)
+
+    def beside(self, bucket: str) -> S3ObjectClient:
+        """A client with a bound on requests, and counts, of its own: what it asks for must not wait behind
+        the others' uploads."""
+        return S3ObjectClient(self.connection, RequestRunner(self._options, Tracer()), bucket)
 
     async def aclose(self) -> None:
         """Close pooled connections. No request may be in flight."""

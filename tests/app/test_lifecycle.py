@@ -46,6 +46,9 @@ class _Factory:
     def __call__(self, bucket: str) -> object:
         return self._make(bucket)
 
+    def beside(self, bucket: str) -> object:
+        return self._make(bucket)
+
     async def aclose(self) -> None:
         self.closed = True
 
@@ -132,7 +135,8 @@ async def test_ends_when_it_is_unmounted(mount: Mount) -> None:
         await mount.write(b"a", b"foo")
         mount.unmounted.set()
     mount.check_over()
-    assert await keys(mount) == [".s3blobfs/volume.json", "acbd18db4cc2f85cedef654fccc4a4d8"]
+    stored = [key for key in await keys(mount) if not key.startswith(".s3blobfs/index/")]
+    assert stored == [".s3blobfs/volume.json", "acbd18db4cc2f85cedef654fccc4a4d8"]
 
 
 async def test_those_who_wait_for_the_unmount_are_told_when_the_lock_is_free(mount: Mount) -> None:
@@ -150,7 +154,7 @@ async def test_those_who_wait_for_the_unmount_are_told_when_the_lock_is_free(mou
     async with trio.open_nursery() as nursery:
         await nursery.start(mount.run)
         await trio.to_thread.run_sync(wait)
-    assert outcome == [{}, None]
+    assert outcome == [{"files_left": 0, "bytes_left": 0}, None]
 
 
 @pytest.mark.parametrize("part", ["tier", "uploader", "reaper", "db"])
@@ -176,7 +180,8 @@ async def test_failure_is_told_to_who_waits_for_the_unmount(
 ) -> None:
     await mount.make()
 
-    async def close(_: object) -> None:
+    async def close(_: object, *, detach: bool) -> None:
+        assert not detach
         raise UsageError("cannot")
 
     monkeypatch.setattr(Filesystem, "close", close)
