@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,9 @@ import apsw
 import boto3
 import trio
 from botocore.config import Config
+from mypy_boto3_s3.client import S3Client
 
+from s3blobfs.blobstore.metadata import WRITE_ID
 from s3blobfs.config import VOLUME_OBJECTS_PREFIX
 from s3blobfs.control.client import MountedVolume as Control
 from s3blobfs.control.messages import ControlError
@@ -200,9 +202,8 @@ def blobs_of(volume: MountedVolume) -> tuple[set[Version], set[Version]]:
     return {row[:2] for row in rows}, {row[:2] for row in rows if row[2] != "deleting"}
 
 
-def objects_of(volume: MountedVolume) -> set[Version]:
-    """Every version in the bucket but the volume's own objects. A delete marker fails."""
-    client = boto3.client(
+def _client(volume: MountedVolume) -> S3Client:
+    return boto3.client(
         "s3",
         endpoint_url=volume.server.endpoint_url,
         region_name="us-east-1",
@@ -210,6 +211,23 @@ def objects_of(volume: MountedVolume) -> set[Version]:
         aws_secret_access_key=volume.server.secret_access_key,
         config=Config(s3={"addressing_style": "path"}),
     )
+
+
+def write_ids_of(volume: MountedVolume, versions: Iterable[Version]) -> set[str]:
+    """The uploads that versions in a versioned bucket were made by."""
+    client = _client(volume)
+    heads = [
+        client.head_object(Bucket=volume.bucket, Key=key, VersionId=version_id)
+        for key, version_id in versions
+        if version_id
+    ]
+    client.close()
+    return {head["Metadata"][WRITE_ID] for head in heads}
+
+
+def objects_of(volume: MountedVolume) -> set[Version]:
+    """Every version in the bucket but the volume's own objects. A delete marker fails."""
+    client = _client(volume)
     found: set[Version] = set()
     for page in client.get_paginator("list_object_versions").paginate(Bucket=volume.bucket):
         assert not page.get("DeleteMarkers")

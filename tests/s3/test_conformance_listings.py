@@ -19,7 +19,9 @@ async def test_a_page_ends_anywhere(world: World, after_name: tuple[str, ...], v
     client = await world.bucket(versioning=versioning)
     heads = {f"{a}{b}" for a in ("d", "e/f", "ef", "e") for b in after_name}
     keys = sorted({f"{head}{n:02x}{tail}" for head in heads for n in range(45) for tail in ("", "/x")})
-    await fill(client, keys)
+    # Where a key is also a directory's name, SeaweedFS can lose one of two that are made at the same moment.
+    await fill(client, [key for key in keys if not key.endswith("/x")])
+    await fill(client, [key for key in keys if key.endswith("/x")])
     assert len(keys) > LIST_PAGE_MAX
     assert await listed_keys(client) == keys
     assert await listed_keys(client, "e/f") == [key for key in keys if key.startswith("e/f")]
