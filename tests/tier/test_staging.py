@@ -12,6 +12,7 @@ import trio
 
 from s3blobfs.config import GIB, MIB
 from s3blobfs.errors import DamagedContent, TierFull, TierUnavailable
+from s3blobfs.tier.cache import Cache
 from s3blobfs.tier.digest import content_digests
 from s3blobfs.tier.staging import StagedFile
 from s3blobfs.tier.tier import Tier
@@ -243,6 +244,24 @@ async def test_a_cancelled_write_leaves_the_old_bytes(tier: Tier) -> None:
     assert await staged.seal(rename=True) == content_digests(b"old")
 
 
+class GatedEvictor:
+    """The cache as evictor, which begins only when it is let."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self.asked = trio.Event()
+        self.let = trio.Event()
+
+    @property
+    def evictable_bytes(self) -> int:
+        return self._cache.evictable_bytes
+
+    async def evict(self, needed_bytes: int) -> int:
+        self.asked.set()
+        await self.let.wait()
+        return await self._cache.evict(needed_bytes)
+
+
 async def test_a_write_that_waits_for_room_while_the_file_is_discarded(make_tier: MakeTier) -> None:
     tier = make_tier(size_limit_bytes=100)
     cached = await staged_with(tier, bytes(100))
@@ -251,6 +270,8 @@ async def test_a_write_that_waits_for_room_while_the_file_is_discarded(make_tier
     assert entry is not None
     entry.unpin()
     staged = await tier.staging.create(Local.CACHE)
+    evictor = GatedEvictor(tier.cache)
+    tier.space.evict_with(evictor)
 
     async def write() -> None:
         with pytest.raises(RuntimeError, match="gone"):
@@ -258,9 +279,10 @@ async def test_a_write_that_waits_for_room_while_the_file_is_discarded(make_tier
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(write)
-        while tier.cache.contains(1, "id1@v1"):
-            await trio.lowlevel.checkpoint()
+        await evictor.asked.wait()
         await staged.discard()
+        evictor.let.set()
+    assert not tier.cache.contains(1, "id1@v1")
     assert tier.space.used_bytes == 0
 
 
