@@ -15,6 +15,7 @@ Library errors are mapped to it where they enter (obstore and botocore in ``s3/`
     ├── TierError
     │   ├── TierFull               no room left in the local tier, or on its disk
     │   └── TierUnavailable        the local disk answers with errors
+    │       └── TierReadOnly  └── TierOutOfFiles
     ├── VolumeIndexError
     │   ├── IndexDamaged     ├── IndexTooNew
     │   ├── IndexUnavailable ├── BlobIsDeleting
@@ -128,6 +129,14 @@ class TierFull(TierError):
 
 class TierUnavailable(TierError):
     """The local disk answers with an error (``OSError`` kept as ``__cause__``)."""
+
+
+class TierReadOnly(TierUnavailable):
+    """The local disk is mounted read-only."""
+
+
+class TierOutOfFiles(TierUnavailable):
+    """The process, or the machine, has no file descriptor left for another local file."""
 
 
 # --- index ---------------------------------------------------------------------------------------------

@@ -46,6 +46,10 @@ class Event(enum.Enum):
     """The upload's object is in S3 and committed in the index."""
     REPLACE = "replace"
     """A direct copy put another blob in place of a content nobody was writing."""
+    ABANDON = "abandon"
+    """The staged file has lost bytes, which every writer was told: the stored content stays."""
+    ABANDON_EMPTY = "abandon empty"
+    """The same where nothing is stored."""
 
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
@@ -55,6 +59,8 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.DIRTY, Event.SEAL): State.SEALED,
     (State.DIRTY, Event.SEAL_EMPTY): State.EMPTY,
     (State.SEALED, Event.STORED): State.CLEAN,
+    (State.DIRTY, Event.ABANDON): State.CLEAN,
+    (State.DIRTY, Event.ABANDON_EMPTY): State.EMPTY,
     (State.EMPTY, Event.REPLACE): State.CLEAN,
     (State.CLEAN, Event.REPLACE): State.CLEAN,
 }
@@ -100,6 +106,10 @@ class Content:
         self.move(Event.STORED)
         self.blob, self.staged, self.upload_id = blob, None, None
         return True
+
+    def abandon(self, *, stored: bool) -> None:
+        self.move(Event.ABANDON if stored else Event.ABANDON_EMPTY)
+        self.staged = self.upload_id = self.ticket = self.blob = None
 
     def replace(self) -> None:
         self.move(Event.REPLACE)

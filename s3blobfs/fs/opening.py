@@ -8,12 +8,14 @@ import os
 from dataclasses import dataclass
 
 from s3blobfs.errors import FilesystemError, S3BlobFSError
+from s3blobfs.fs.content import Content, State
 from s3blobfs.fs.core import Core
 from s3blobfs.fs.handles import FileHandle
 from s3blobfs.fs.incore import InCoreInode
 from s3blobfs.fs.namespace import Namespace
 from s3blobfs.fs.reading import Reading
 from s3blobfs.fs.writing import Writing
+from s3blobfs.index import uploads
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +82,33 @@ class Opening:
         assert content is not None
         if content.staged is None or inode.removed or inode.row.nlink == 0:
             return
+        if content.staged.failure is not None:
+            await self._abandon(inode, content)
+            return
         try:
             await self._writing.seal(inode)
         except S3BlobFSError as error:
             log.error("inode %d stays staged after its last close: %s", inode.id, error)
+
+    async def _abandon(self, inode: InCoreInode, content: Content) -> None:
+        """The disk has lost bytes of the staged file, and nobody writes it any more. Each writer was told by
+        its close or fsync, so nothing was acknowledged, and the file has again what it had before. Unless an
+        earlier fsync or close was acknowledged, whose bytes are in this file or in one before it: then it
+        stays, unreadable, until the next mount takes up what the disk has kept, as after a crash."""
+        async with inode.lock:
+            staged = content.staged
+            if content.state is not State.DIRTY or staged is None or staged.failure is None:
+                return
+            core = self._core
+            if await core.db.read(lambda tx: uploads.latest_of(tx, inode.id)) is not None:
+                log.error("inode %d stays staged until the next mount: %s", inode.id, staged.failure)
+                return
+            log.error("what was written to inode %d is given up: %s", inode.id, staged.failure)
+            content.abandon(stored=inode.row.blob_id is not None)
+            inode.mtime_ns = inode.ctime_ns = None
+            inode.content_change += 1
+            await staged.discard()
+            core.notifier.inode_changed(inode.id)
 
     async def let_go(self, inode: InCoreInode) -> None:
         """A handle on the inode is gone; with the last one goes an orphan."""

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable
 
 from s3blobfs.config import OBJECT_MAX_BYTES
-from s3blobfs.errors import FilesystemError
+from s3blobfs.errors import FilesystemError, TierUnavailable
 from s3blobfs.failpoints import Failpoint, reached
 from s3blobfs.fs.content import Content, State
 from s3blobfs.fs.core import Core
@@ -123,7 +123,9 @@ class Writing:
         entry = tier.cache.get(blob.store_id, blob.location.cache_name, blob.size_bytes)
         if entry is not None:
             try:
-                return await tier.staging.create(local, entry.path, wanted)
+                return await tier.staging.create_from(local, entry, wanted)
+            except TierUnavailable as error:
+                log.info("%s is staged by reading it: %s", blob.location.object_key, error)
             finally:
                 entry.unpin()
         staged = await tier.staging.create(local)

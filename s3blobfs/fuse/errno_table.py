@@ -18,6 +18,8 @@ from s3blobfs.errors import (
     S3BlobFSError,
     TierError,
     TierFull,
+    TierOutOfFiles,
+    TierReadOnly,
     UsageError,
     VolumeIndexError,
 )
@@ -31,6 +33,8 @@ ERRNO_OF: Final[dict[type[S3BlobFSError], int]] = {
     DamagedContent: errno.EIO,
     TierError: errno.EIO,
     TierFull: errno.ENOSPC,
+    TierReadOnly: errno.EROFS,
+    TierOutOfFiles: errno.ENFILE,  # not EMFILE: it is not the caller who has too many files open
     VolumeIndexError: errno.EIO,
     BlobIsDeleting: errno.EAGAIN,
     IndexFenced: errno.EROFS,

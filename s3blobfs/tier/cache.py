@@ -20,14 +20,15 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 import trio
 
-from s3blobfs.errors import TierError
+from s3blobfs.errors import TierError, TierOutOfFiles
 from s3blobfs.tier.digest import file_digests
-from s3blobfs.tier.entry import CacheEntry, Fill, Record, is_unaltered, stamp_mtime_ns
+from s3blobfs.tier.entry import CacheEntry, ChangeTime, Fill, Record, is_unaltered, stamp_mtime_ns
 from s3blobfs.tier.layout import TEMPORARY_PREFIX, Directory, TierLayout, entry_name
-from s3blobfs.tier.localio import SharedFd, in_disk_thread, local_errors
+from s3blobfs.tier.localio import SharedFd, in_disk_thread
 from s3blobfs.tier.scan import scan, time_grain_ns
 from s3blobfs.tier.session import Session
 from s3blobfs.tier.space import Space, Use
@@ -77,7 +78,7 @@ class Cache:
 
     async def start(self) -> None:
         """Find what earlier mounts left; evict what is over the limit. :class:`TierUnavailable`."""
-        with local_errors(f"scanning {self._layout.directory}"):
+        with self._layout.errors(f"scanning {self._layout.directory}"):
             records = await in_disk_thread(self._scan)
         for record in records:
             self._records[record.key] = record
@@ -90,9 +91,9 @@ class Cache:
 
     def _scan(self) -> list[Record]:
         self._stamp_grain_ns = time_grain_ns(self._layout)
-        distrusted_from_ns = self._session.begin()
-        records = scan(self._layout, self._stamp_grain_ns, distrusted_from_ns)
-        if distrusted_from_ns is not None:
+        trust = self._session.begin()
+        records = scan(self._layout, self._stamp_grain_ns, trust)
+        if trust.distrusted_from_ns is not None:
             try:
                 self._session.distrusted_are_gone()
             except OSError as error:
@@ -103,9 +104,14 @@ class Cache:
         """Bring the entries to the disk, so that they are good after a power failure too. Called when the
         mount ends. :class:`TierUnavailable`."""
         if self._unsynced:
-            with local_errors(f"syncing {self._layout.directory}"):
+            with self._layout.errors(f"syncing {self._layout.directory}"):
                 await in_disk_thread(self._session.sync)
             self._unsynced = False
+
+    async def end(self) -> None:
+        """The last call: what changes from here on is not this mount's doing. :class:`TierUnavailable`."""
+        with self._layout.errors(f"recording the end of the mount in {self._layout.directory}"):
+            await in_disk_thread(self._session.end)
 
     # -- status ----------------------------------------------------------------------------------------
 
@@ -126,27 +132,41 @@ class Cache:
     def get(self, store_id: int, cache_name: str, size_bytes: int) -> CacheEntry | None:
         """The entry, pinned and now the most recently used; ``None`` when there is none.
 
-        An entry that is missing on the disk, has another length or was altered (by its mtime) is dropped
-        with a warning, and there is none then."""
+        An entry that is missing on the disk, has another length or was altered (by its mtime or ctime) is
+        dropped with a warning, and there is none then. :class:`TierOutOfFiles`: it stays, and cannot be
+        opened now."""
         record = self._records.get((store_id, entry_name(cache_name)))
         if record is None:
             return None
         try:
             return self._pin_checked(record, size_bytes)
         except OSError as error:
-            log.warning("cached file %s cannot be used and is dropped: %s", self._path(record), error)
+            what = f"opening {self._path(record)}"
+            mapped = self._layout.error(error, what)
+            if isinstance(mapped, TierOutOfFiles):
+                raise mapped from error
+            self._discard(record, error)
+        return None
+
+    def discard(self, entry: CacheEntry, error: TierError) -> None:
+        """Forget an entry that turned out to be unreadable or altered, unless that is done."""
+        record = entry.record
+        if self._records.get(record.key) is record:
+            self._discard(record, error)
+
+    def _discard(self, record: Record, error: Exception) -> None:
+        log.warning("cached file %s cannot be used and is dropped: %s", self._path(record), error)
         try:
             self._drop(record)
-        except OSError as error:
-            log.warning("cached file %s cannot be removed: %s", self._path(record), error)
-        return None
+        except OSError as failure:
+            log.warning("cached file %s cannot be removed: %s", self._path(record), failure)
 
     async def verify(self, entry: CacheEntry, digests: ContentDigests) -> bool:
         """Read the whole entry: whether it has these digests. The caller removes it if not.
         :class:`TierUnavailable`."""
         if entry.size_bytes != digests.size_bytes:
             return False
-        with local_errors(f"reading {entry.path}"):
+        with self._layout.errors(f"reading {entry.path}"):
             found = await file_digests(entry.fd, entry.size_bytes)
         return (found.md5, found.sha256) == (digests.md5, digests.sha256)
 
@@ -166,6 +186,7 @@ class Cache:
             return None
         path = staged.path
         try:
+            await staged.check()
             with staged.opened() as file:
                 entry = self._install(store_id, cache_name, file, Use.STAGED, staged.move_to)
         except TierError as error:
@@ -177,13 +198,13 @@ class Cache:
     def begin_fill(self, store_id: int, cache_name: str, size_bytes: int) -> Fill:
         """A file for a content that comes from S3; :meth:`Fill.commit` makes it the entry.
         :class:`TierFull`, :class:`TierUnavailable`."""
-        with local_errors(f"making the cache directory of store {store_id}"):
+        with self._layout.errors(f"making the cache directory of store {store_id}"):
             directory = self._layout.store(store_id)
 
         def install(fill: Fill) -> CacheEntry:
             entry = self.get(store_id, cache_name, size_bytes)
             if entry is not None:
-                with local_errors(f"removing {fill.path}"):
+                with self._layout.errors(f"removing {fill.path}"):
                     self._layout.unlink(directory, fill.name)
                 self._space.release(fill.hand_over(), Use.FILLING)
                 return entry
@@ -207,13 +228,19 @@ class Cache:
         try:
             directory = self._layout.store(new_store_id)
             directory.unlink(key[1])  # no entry of ours: left by a link that failed half way
-            self._layout.link(self._layout.store(store_id), source.key[1], directory, key[1])
+            with source.changed.ours(partial(self._stat, source)):
+                self._layout.link(self._layout.store(store_id), source.key[1], directory, key[1])
         except OSError as error:
             if error.errno not in _NO_LINK:
                 log.warning("cannot link %s to %s/%s: %s", self._path(source), *key, error)
             return False
         record = Record(
-            key, size_bytes=source.size_bytes, charged=0, inode=source.inode, touched_ns=source.touched_ns
+            key,
+            size_bytes=source.size_bytes,
+            charged=0,
+            inode=source.inode,
+            touched_ns=source.touched_ns,
+            changed=source.changed,
         )
         self._names_of.setdefault(source.inode, [source]).append(record)
         self._records[key] = record
@@ -227,7 +254,7 @@ class Cache:
         record = self._records.get((store_id, entry_name(cache_name)))
         if record is None:
             return False
-        with local_errors(f"removing {self._path(record)}"):
+        with self._layout.errors(f"removing {self._path(record)}"):
             self._drop(record)
         self._tracer.step(Party.CLIENT, Arrow.TO, Local.CACHE, "delete", cache_name)
         return True
@@ -242,7 +269,7 @@ class Cache:
         """See :class:`~s3blobfs.tier.space.Evictor`. :class:`TierUnavailable`."""
         freed = 0
         while freed < needed_bytes and self._idle:
-            with local_errors(f"evicting from {self._layout.directory}"):
+            with self._layout.errors(f"evicting from {self._layout.directory}"):
                 for _ in range(min(_EVICT_BATCH, len(self._idle))):
                     freed += self._drop(next(iter(self._idle.values())))
                     if freed >= needed_bytes:
@@ -262,12 +289,15 @@ class Cache:
     ) -> CacheEntry:
         """Put a finished file in its place and pin it. ``move`` renames it and answers its charge."""
         name = entry_name(cache_name)
-        with local_errors(f"renaming to {name} in the cache of store {store_id}"):
+        with self._layout.errors(f"renaming to {name} in the cache of store {store_id}"):
             directory = self._layout.store(store_id)
             status = os.fstat(file.fd)
             now_ns = self._now_ns()
-            os.utime(file.fd, ns=(now_ns, stamp_mtime_ns(now_ns, status.st_size)))
-            charged = move(directory, name)
+            stamp_ns = stamp_mtime_ns(self._session.stamp_ns(now_ns), status.st_size)
+            changed = ChangeTime(status.st_ctime_ns)
+            with changed.ours(partial(os.fstat, file.fd)):
+                os.utime(file.fd, ns=(now_ns, stamp_ns))
+                charged = move(directory, name)
         self._space.move(charged, use, Use.CACHED)
         self._tracer.step(Local.CACHE, Arrow.TO_DASHED, Local.CACHE, "rename", cache_name)
         record = Record(
@@ -276,6 +306,7 @@ class Cache:
             charged=charged,
             inode=status.st_ino,
             touched_ns=now_ns,
+            changed=changed,
         )
         record.file = file.acquire()
         self._records[record.key] = record
@@ -292,12 +323,10 @@ class Cache:
             status = os.fstat(file.fd)
             if status.st_size != size_bytes:
                 raise OSError(f"it has {status.st_size} bytes, not {size_bytes}")
-            if not is_unaltered(status, size_bytes, self._stamp_grain_ns):
+            unaltered = is_unaltered(status, size_bytes, self._stamp_grain_ns)
+            if not unaltered or not record.changed.agrees(status):
                 raise OSError("it was altered")
-            now_ns = self._now_ns()
-            if now_ns - record.touched_ns >= _TOUCH_EVERY_NS:
-                os.utime(file.fd, ns=(now_ns, status.st_mtime_ns))
-                record.touched_ns = now_ns
+            self._touch(record, file.fd, status.st_mtime_ns)
         except OSError:
             if fresh:
                 file.release()
@@ -308,9 +337,26 @@ class Cache:
             self._idle_bytes -= record.charged
         return self._pin(record)
 
+    def _touch(self, record: Record, fd: int, mtime_ns: int) -> None:
+        """Keep the time of the last use, for later mounts. A disk that takes no times can be read all the
+        same."""
+        now_ns = self._now_ns()
+        if abs(now_ns - record.touched_ns) < _TOUCH_EVERY_NS:  # the clock may have been put back
+            return
+        record.touched_ns = now_ns
+        try:
+            with record.changed.ours(partial(os.fstat, fd)):
+                os.utime(fd, ns=(now_ns, mtime_ns))
+        except OSError as error:
+            log.debug("%s keeps its time of use: %s", self._path(record), error)
+
+    def _stat(self, record: Record) -> os.stat_result:
+        store_id, name = record.key
+        return os.stat(name, dir_fd=self._layout.store(store_id).fd, follow_symlinks=False)
+
     def _pin(self, record: Record) -> CacheEntry:
         record.pins += 1
-        return CacheEntry(record, self._layout.store(record.key[0]), self._unpin)
+        return CacheEntry(record, self._layout, self._unpin)
 
     def _unpin(self, record: Record) -> None:
         record.pins -= 1
@@ -334,9 +380,22 @@ class Cache:
     def _drop(self, record: Record) -> int:
         """Forget an entry and remove its file; answers the accounted bytes given back. ``OSError``, with
         the entry forgotten all the same."""
+        others = [each for each in self._names_of.get(record.inode, ()) if each is not record]
         freed = self._forget(record)
         directory = self._layout.store(record.key[0])
-        self._layout.unlink(directory, record.key[1], record.size_bytes if record.pins == 0 else 0)
+        fstat: Callable[[], os.stat_result] | None = None
+        if record.file is not None:
+            fstat = partial(os.fstat, record.file.fd)
+        elif others:
+            fstat = partial(self._stat, others[0])
+        if fstat is None:
+            self._layout.unlink(directory, record.key[1], record.size_bytes)
+            return freed
+        try:
+            with record.changed.ours(fstat):
+                directory.unlink(record.key[1])  # no block is freed by it, so it does not take long
+        except OSError:  # of looking, perhaps: the others are looked at when they are used
+            directory.unlink(record.key[1])
         return freed
 
     def _forget(self, record: Record) -> int:

@@ -2,25 +2,65 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from s3blobfs.tier.layout import Directory, TierLayout
-from s3blobfs.tier.localio import SharedFd, local_errors, read_at, tier_error, write_at
+from s3blobfs.tier.localio import SharedFd, read_at, write_at
 from s3blobfs.tier.space import Space, Use
 
 _SECOND_NS = 10**9
+_NEVER = -(2**63)
+"""No file's ctime."""
+
+
+class ChangeTime:
+    """The ctime that an inode has by what this process did to it; shared by all its names.
+
+    Whoever alters a file moves its ctime, and no program can set it back. What this process does itself
+    (giving it its stamp, a further name, removing one) moves it as well: each such act is enclosed by
+    :meth:`ours`."""
+
+    __slots__ = ("_ns",)
+
+    def __init__(self, ctime_ns: int) -> None:
+        self._ns = ctime_ns
+
+    def agrees(self, status: os.stat_result) -> bool:
+        return status.st_ctime_ns == self._ns
+
+    @contextlib.contextmanager
+    def ours(self, fstat: Callable[[], os.stat_result]) -> Iterator[None]:
+        """What is done inside is no alteration; one that came before remains one. ``OSError`` of ``fstat``
+        before, and of the block."""
+        agreed = self.agrees(fstat())
+        try:
+            yield
+        finally:
+            if agreed:
+                try:
+                    self._ns = fstat().st_ctime_ns
+                except OSError:
+                    self._ns = _NEVER  # what cannot be looked at is not trusted either
 
 
 class Record:
     """What is known of one file of the cache. An entry in memory: about 0.5 KiB."""
 
-    __slots__ = ("charged", "file", "inode", "key", "pins", "size_bytes", "touched_ns")
+    __slots__ = ("changed", "charged", "file", "inode", "key", "pins", "size_bytes", "touched_ns")
 
     def __init__(
-        self, key: tuple[int, str], *, size_bytes: int, charged: int, inode: int, touched_ns: int
+        self,
+        key: tuple[int, str],
+        *,
+        size_bytes: int,
+        charged: int,
+        inode: int,
+        touched_ns: int,
+        changed: ChangeTime,
     ) -> None:
         self.key = key
         """Store id and file name."""
@@ -28,6 +68,7 @@ class Record:
         self.charged = charged
         """Accounted bytes; 0 while another name of the same inode carries them."""
         self.inode = inode
+        self.changed = changed
         self.touched_ns = touched_ns
         """The atime last set."""
         self.pins = 0
@@ -39,7 +80,8 @@ def stamp_mtime_ns(now_ns: int, size_bytes: int) -> int:
     """The mtime given to an entry: now, with fractions of a second computed from its length.
 
     A program that changes the file changes its mtime, and will hardly hit the same fraction: an altered
-    entry is recognized without reading it, also by a later mount."""
+    entry is recognized without reading it, also by a later mount, also after this one was killed. One that
+    puts the mtime back is found out by the ctime, see :class:`ChangeTime` and :mod:`s3blobfs.tier.scan`."""
     return now_ns - now_ns % _SECOND_NS + zlib.crc32(b"s3blobfs %d" % size_bytes) % _SECOND_NS
 
 
@@ -52,14 +94,20 @@ def is_unaltered(status: os.stat_result, size_bytes: int, stamp_grain_ns: int) -
 class CacheEntry:
     """A pinned entry: its bytes can be read until :meth:`unpin`, whatever becomes of its name."""
 
-    __slots__ = ("_directory", "_file", "_record", "_unpin", "size_bytes")
+    __slots__ = ("_directory", "_file", "_layout", "_record", "_unpin", "size_bytes")
 
-    def __init__(self, record: Record, directory: Directory, unpin: Callable[[Record], None]) -> None:
+    def __init__(self, record: Record, layout: TierLayout, unpin: Callable[[Record], None]) -> None:
         self._record = record
-        self._directory = directory
+        self._layout = layout
+        self._directory = layout.store(record.key[0])
         self._unpin = unpin
         self._file = record.file
         self.size_bytes = record.size_bytes
+
+    @property
+    def record(self) -> Record:
+        """For the cache."""
+        return self._record
 
     @property
     def path(self) -> Path:
@@ -72,14 +120,31 @@ class CacheEntry:
         return self._opened().fd
 
     async def read(self, offset: int, size: int) -> bytes:
-        """Up to ``size`` bytes from ``offset``, short only at the end. :class:`TierUnavailable`."""
+        """Up to ``size`` bytes from ``offset``, short only at the end. :class:`TierUnavailable`, also when
+        the file has been altered."""
         file = self._opened().acquire()
         try:
-            return await read_at(file.fd, offset, min(size, self.size_bytes - offset))
+            data = await read_at(file.fd, offset, min(size, self.size_bytes - offset))
+            self._check(file.fd)
+            return data
         except OSError as error:
-            raise tier_error(error, f"reading {self._directory.locate(self._record.key[1])}") from error
+            raise self._layout.error(error, f"reading {self._where}") from error
         finally:
             file.release()
+
+    def check(self) -> None:
+        """:class:`TierUnavailable` when what was read of the file until now may be wrong."""
+        with self._layout.errors(f"looking at {self._where}"):
+            self._check(self.fd)
+
+    @property
+    def _where(self) -> str:
+        return self._directory.locate(self._record.key[1])
+
+    def _check(self, fd: int) -> None:
+        status = os.fstat(fd)
+        if status.st_size != self.size_bytes or not self._record.changed.agrees(status):
+            raise OSError("it was altered by another program")
 
     def unpin(self) -> None:
         """The reader is done, and none of its reads is under way. Once."""
@@ -114,7 +179,7 @@ class Fill:
         self.name = name
         self.size_bytes = size_bytes
         self.path = directory.locate(name)
-        with local_errors(f"making {self.path}"):
+        with self._layout.errors(f"making {self.path}"):
             self._file: SharedFd | None = SharedFd(directory.create(name))
             os.ftruncate(self._file.fd, size_bytes)
 
@@ -136,7 +201,7 @@ class Fill:
 
     async def write(self, offset: int, data: bytes) -> None:
         """Into room reserved before. :class:`TierFull`, :class:`TierUnavailable`."""
-        with local_errors(f"writing {self.path}"):
+        with self._layout.errors(f"writing {self.path}"):
             await write_at(self.file.fd, data, offset)
 
     async def read(self, offset: int, size: int) -> bytes:
@@ -145,7 +210,7 @@ class Fill:
         try:
             return await read_at(file.fd, offset, size)
         except OSError as error:
-            raise tier_error(error, f"reading {self.path}") from error
+            raise self._layout.error(error, f"reading {self.path}") from error
         finally:
             file.release()
 
@@ -170,5 +235,5 @@ class Fill:
             self._entry.unpin()
             return
         self._layout.release(file, self.size_bytes)
-        with local_errors(f"removing {self.path}"):
+        with self._layout.errors(f"removing {self.path}"):
             self._layout.unlink(self.directory, self.name, self.size_bytes)

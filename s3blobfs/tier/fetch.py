@@ -7,6 +7,7 @@ tier has no room for it, as if it were not to be cached. What is not to be cache
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 
 _Key = tuple[int, str]
 
+QUIET_S = 60.0
+"""Between two warnings that contents are read past the cache."""
+
 
 class Fetcher:
     """The readers of one mount and their background tasks, which live in :meth:`run`."""
@@ -42,6 +46,7 @@ class Fetcher:
         self._fills: dict[_Key, SharedFill] = {}
         self._small: dict[_Key, SmallContent] = {}
         self._nursery: trio.Nursery | None = None
+        self._quiet_until = -math.inf
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled; readers that wait then get an error."""
@@ -57,7 +62,11 @@ class Fetcher:
         """A reader of ``blob``, whose bytes ``source`` fetches. Nothing is fetched before the first read."""
         if not cached:
             return self.uncached(blob, source)
-        entry = self._cache.get(blob.store_id, blob.location.cache_name, blob.size_bytes)
+        try:
+            entry = self._cache.get(blob.store_id, blob.location.cache_name, blob.size_bytes)
+        except TierError as error:
+            self.note_trouble(blob, error)
+            return self.uncached(blob, source)
         self._tracer.count(Count.CACHE_MISS if entry is None else Count.CACHE_HIT)
         return _CachedReader(self, blob, source, entry)
 
@@ -99,6 +108,19 @@ class Fetcher:
             shared = SharedFill(blob, fill, self._options, self._budget, self._spawn, ended)
             self._fills[key] = shared
         return FillReader(shared, source, self._budget)
+
+    def discard(self, entry: CacheEntry, error: TierError) -> None:
+        """An entry that cannot be read, or was altered, is of no use to anybody."""
+        self._cache.discard(entry, error)
+
+    def note_trouble(self, blob: BlobContent, error: TierError) -> None:
+        """A content is read past the cache. While a disk is broken all are: it is said once a minute."""
+        level = logging.INFO if isinstance(error, TierFull) else logging.WARNING
+        if trio.current_time() < self._quiet_until and level == logging.WARNING:
+            level = logging.DEBUG
+        elif level == logging.WARNING:
+            self._quiet_until = trio.current_time() + QUIET_S
+        log.log(level, "%s is read past the cache: %s", blob.location.object_key, error)
 
     def _spawn(self, task: Callable[[], Awaitable[None]]) -> None:
         if self._nursery is None:
@@ -180,8 +202,10 @@ class _CachedReader:
 
     def _leave_cache(self, error: TierError) -> ContentReader:
         """The local tier cannot serve this content: that is no reason not to read it."""
-        level = logging.INFO if isinstance(error, TierFull) else logging.WARNING
-        log.log(level, "%s is read past the cache: %s", self._blob.location.object_key, error)
+        if self._entry is not None:
+            self._fetcher.discard(self._entry, error)
+        else:
+            self._fetcher.note_trouble(self._blob, error)
         if self._past_cache is None:
             self._past_cache = self._fetcher.uncached(self._blob, self._source)
         return self._past_cache

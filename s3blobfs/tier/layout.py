@@ -22,12 +22,15 @@ import itertools
 import os
 import re
 import stat
+import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from s3blobfs.config import MIB
-from s3blobfs.errors import UsageError
-from s3blobfs.tier.localio import Disposal, SharedFd
+from s3blobfs.errors import TierError, UsageError
+from s3blobfs.process import of_local_file
+from s3blobfs.tier.localio import Disposal, SharedFd, tier_error
 
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
@@ -76,13 +79,19 @@ class Directory:
     def create(self, name: str) -> int:
         """A new file, open for reading and writing; ``FileExistsError`` when the name is taken."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(name, flags, FILE_MODE, dir_fd=self.fd)
+        fd = os.open(name, flags, FILE_MODE, dir_fd=self.fd)
+        try:
+            return of_local_file(fd)
+        except OSError:
+            os.unlink(name, dir_fd=self.fd)
+            raise
 
     def open(self, name: str, *, writable: bool = False) -> int:
         """An existing regular file. Anything else, symbolic links included, is ``OSError``."""
         # O_NONBLOCK: a FIFO in the place of a file must not hang the caller. Regular files ignore it.
         flags = os.O_RDWR if writable else os.O_RDONLY
-        fd = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=self.fd)
+        flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        fd = of_local_file(os.open(name, flags, dir_fd=self.fd))
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise OSError(f"{self.path / name} is not a regular file")
@@ -115,9 +124,16 @@ class TierLayout:
         self._opened: list[Directory] = []
         self._doomed = itertools.count()
         self.disposal = Disposal()
+        self.last_error: str | None = None
+        """What the disk refused last, in this mount."""
+        self.last_error_ns: int | None = None
         try:
-            directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+            for each in reversed([directory, *directory.parents]):
+                # Not by mkdir(parents=True), which gives parents the mode that the umask allows.
+                if not each.exists():
+                    each.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
             self.root = self._open_directory(directory, None)
+            self._refuse_if_open_to_all(self.root)
             self._lock_root()
             self.staging = self._make("staging", self.root)
             self._cache = self._make("cache", self.root)
@@ -139,6 +155,23 @@ class TierLayout:
             directory.close()
         self._opened.clear()
         self._stores.clear()
+
+    # -- errors ----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def errors(self, what: str) -> Iterator[None]:
+        """Maps ``OSError`` of the block to :class:`TierError`, and remembers it for the status; ``what`` says
+        what was tried, naming the file."""
+        try:
+            yield
+        except OSError as error:
+            raise self.error(error, what) from error
+
+    def error(self, error: OSError, what: str) -> TierError:
+        """``error`` as the tier's, remembered; raise it ``from error``."""
+        mapped = tier_error(error, what)
+        self.last_error, self.last_error_ns = str(mapped), time.time_ns()
+        return mapped
 
     # -- directories -----------------------------------------------------------------------------------
 
@@ -169,6 +202,15 @@ class TierLayout:
         if stat.S_IMODE(status.st_mode) != DIRECTORY_MODE:
             os.fchmod(directory.fd, DIRECTORY_MODE)
         return directory
+
+    def _refuse_if_open_to_all(self, directory: Directory) -> None:
+        """Whoever may write to it could exchange what is in it. It is the user's, so its mode is his, too."""
+        status = os.fstat(directory.fd)
+        if status.st_uid not in (os.geteuid(), 0) or status.st_mode & stat.S_IWOTH:
+            raise UsageError(
+                f"{directory.path} belongs to another user, or everybody may write to it; choose another "
+                "directory for the local tier"
+            )
 
     def _open_directory(self, path: Path, parent: Directory | None) -> Directory:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

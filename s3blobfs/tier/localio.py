@@ -6,12 +6,14 @@ microseconds) than the copy; what has to wait for the disk goes to a thread. ``p
 cache and is done inline as well.
 
 ``OSError`` becomes :class:`~s3blobfs.errors.TierFull` (``ENOSPC``, ``EDQUOT``) or
-:class:`~s3blobfs.errors.TierUnavailable` here, and nowhere else in the package.
+:class:`~s3blobfs.errors.TierUnavailable` (and its kinds for ``EROFS``, ``EMFILE`` and ``ENFILE``) here, and
+nowhere else in the package.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import logging
 import os
@@ -23,17 +25,26 @@ from typing import TypeVar
 import trio
 
 from s3blobfs.config import MIB
-from s3blobfs.errors import TierError, TierFull, TierUnavailable
+from s3blobfs.errors import TierError, TierFull, TierOutOfFiles, TierReadOnly, TierUnavailable
 
 log = logging.getLogger(__name__)
 
 Buffer = bytes | bytearray | memoryview
 _T = TypeVar("_T")
 
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+_WAIT_BEFORE = 1
+"""``SYNC_FILE_RANGE_WAIT_BEFORE``."""
+_BEYOND = 1 << 60
+_NO_FILE_RANGES = frozenset({errno.ENOSYS, errno.EINVAL, errno.ESPIPE})
+"""Kernels and filesystems that know no such call."""
+
 INLINE_WRITE_BYTES = 1 * MIB
 """Up to here a write is made on the event loop's thread: about 0.1 ms of memcpy at most."""
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 _NOWAIT_REFUSED = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL})
 """Would block; or the filesystem (tmpfs, NFS …) knows no ``RWF_NOWAIT``."""
 
@@ -48,6 +59,10 @@ def tier_error(error: OSError, what: str) -> TierError:
     reason = error.strerror or str(error)
     if error.errno in NO_SPACE:
         return TierFull(f"{what}: {reason}; free space on the local tier's disk")
+    if error.errno == errno.EROFS:
+        return TierReadOnly(f"{what}: {reason}; mount the local tier's disk for writing again")
+    if error.errno in NO_DESCRIPTORS:
+        return TierOutOfFiles(f"{what}: {reason}; raise the limit on open files (ulimit -n)")
     return TierUnavailable(f"{what}: {reason}")
 
 
@@ -151,6 +166,19 @@ def write_fully(fd: int, data: Buffer, offset: int) -> None:
     view = memoryview(data)
     while done < len(view):
         done += os.pwrite(fd, view[done:], offset + done)
+
+
+def check_written_back(fd: int) -> None:
+    """``OSError`` if bytes written to the file could not be brought to the disk since it was opened, or since
+    this said so. Neither writes nor waits.
+
+    The kernel writes dirty pages behind our back, and after a failure it may forget them: what is read then
+    is older than what was written. It says so once for each descriptor (``errseq_t``), to fsync(2) and to
+    sync_file_range(2), which for a range beyond every byte has nothing else to do."""
+    if _libc.sync_file_range(fd, _BEYOND, 1, _WAIT_BEFORE) != 0:
+        code = ctypes.get_errno()
+        if code not in _NO_FILE_RANGES:
+            raise OSError(code, os.strerror(code))
 
 
 async def read_at(fd: int, offset: int, size: int) -> bytes:

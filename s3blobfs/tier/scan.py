@@ -7,8 +7,9 @@ import os
 import stat
 import time
 
-from s3blobfs.tier.entry import Record, is_unaltered
+from s3blobfs.tier.entry import ChangeTime, Record, is_unaltered
 from s3blobfs.tier.layout import TEMPORARY_PREFIX, TierLayout
+from s3blobfs.tier.session import Trust
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +32,13 @@ def time_grain_ns(layout: TierLayout) -> int:
     return next((grain for grain in _GRAINS_NS if wanted_ns - wanted_ns % grain == kept_ns), _GRAINS_NS[-1])
 
 
-def scan(layout: TierLayout, stamp_grain_ns: int, distrusted_from_ns: int | None) -> list[Record]:
+def scan(layout: TierLayout, stamp_grain_ns: int, trust: Trust) -> list[Record]:
     """The entries on the disk, least recently used first. What a mount left unfinished is removed, and so
     is, with a warning, what was altered meanwhile. Raises ``OSError``.
 
-    ``distrusted_from_ns``: entries from this mtime on may have lost bytes in a crash of the machine.
-    Of an inode with several names every record but the first has no charge."""
+    Of an inode with several names every record but the first has no charge; all share their ctime."""
     found: list[Record] = []
-    inodes: set[int] = set()
+    inodes: dict[int, ChangeTime] = {}
     distrusted = 0
     for store_id in layout.store_ids():
         directory = layout.store(store_id)
@@ -51,16 +51,16 @@ def scan(layout: TierLayout, stamp_grain_ns: int, distrusted_from_ns: int | None
                 if not stat.S_ISREG(status.st_mode):
                     log.warning("%s is none of our files; remove it", directory.locate(entry.name))
                     continue
-                if not is_unaltered(status, status.st_size, stamp_grain_ns):
+                if not trust.unaltered(status) or not is_unaltered(status, status.st_size, stamp_grain_ns):
                     log.warning("cached file %s was altered; dropped", directory.locate(entry.name))
                     directory.unlink(entry.name)
                     continue
-                if distrusted_from_ns is not None and status.st_mtime_ns >= distrusted_from_ns:
+                if not trust.whole(status):
                     directory.unlink(entry.name)
                     distrusted += 1
                     continue
                 charged = 0 if status.st_ino in inodes else min(status.st_blocks * 512, status.st_size)
-                inodes.add(status.st_ino)
+                changed = inodes.setdefault(status.st_ino, ChangeTime(status.st_ctime_ns))
                 found.append(
                     Record(
                         (store_id, entry.name),
@@ -68,6 +68,7 @@ def scan(layout: TierLayout, stamp_grain_ns: int, distrusted_from_ns: int | None
                         charged=charged,
                         inode=status.st_ino,
                         touched_ns=status.st_atime_ns,
+                        changed=changed,
                     )
                 )
     if distrusted:

@@ -106,6 +106,11 @@ class Space:
         """Free on the disk, now. :class:`TierUnavailable` when the disk does not say."""
         return self._free_bytes()
 
+    @property
+    def read_only(self) -> bool:
+        """Whether the disk is mounted read-only now. :class:`TierUnavailable` as above."""
+        return bool(self._status().f_flag & os.ST_RDONLY)
+
     # -- accounts --------------------------------------------------------------------------------------
 
     def try_reserve(self, size_bytes: int, use: Use) -> bool:
@@ -200,10 +205,13 @@ class Space:
         self._sample_left = min(self._headroom, _SAMPLE_BYTES)
 
     def _statvfs(self) -> int:
+        status = self._status()
+        return status.f_bavail * status.f_frsize
+
+    def _status(self) -> os.statvfs_result:
         try:
-            status = os.statvfs(self._options.directory)
+            return os.statvfs(self._options.directory)
         except OSError as error:
             raise TierUnavailable(
                 f"free space of {self._options.directory} is unknown: {error.strerror}"
             ) from error
-        return status.f_bavail * status.f_frsize

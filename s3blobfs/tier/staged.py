@@ -8,6 +8,9 @@ Names: ``bin_<random>.tmp`` and, once sealed for a cached store, ``sealed_<rando
 part. So whichever of the two names a journal row holds, the file is found after a crash that fell between the
 rename and the row, or that undid the rename: no fsync of the directory is needed at every close.
 
+A write that is refused leaves the file as it was; what else may befall it, and what is done about that, is
+in :mod:`s3blobfs.tier.integrity`.
+
 Accounting: a file written without gaps is charged for its growth. A gap, or an extension by truncate, is a
 hole, which costs nothing until it is written. From the first hole on every write is charged in full, because
 it may fall into one, and after each ``_RECOUNT_BYTES`` the charge is set to what the disk says is allocated.
@@ -24,18 +27,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s3blobfs.config import MIB
-from s3blobfs.errors import DamagedContent
+from s3blobfs.errors import DamagedContent, TierError
 from s3blobfs.tier.copying import copy_range
 from s3blobfs.tier.digest import DigestFollower
+from s3blobfs.tier.integrity import Integrity
 from s3blobfs.tier.layout import INLINE_FREE_BYTES, Directory
 from s3blobfs.tier.localio import (
     NO_SPACE,
     Buffer,
     SharedFd,
     in_disk_thread,
-    local_errors,
     read_at,
-    tier_error,
     write_at,
 )
 from s3blobfs.tier.space import Use
@@ -81,6 +83,7 @@ class StagedFile:
         self._sparse = False
         self._sealing = False
         self._synced_name = ""
+        self._integrity = Integrity()
         self.gone = False
         """Discarded, or promoted into the cache."""
         self.name = name
@@ -94,6 +97,11 @@ class StagedFile:
     @property
     def sealed(self) -> bool:
         return self.digests is not None
+
+    @property
+    def failure(self) -> TierError | None:
+        """Why its bytes cannot be relied on any more; it can only be emptied or discarded then."""
+        return self._integrity.failure
 
     @property
     def path(self) -> Path:
@@ -136,7 +144,7 @@ class StagedFile:
         if self._file is None:
             if self.gone and self._directory is self._layout.staging:
                 raise RuntimeError(f"{self.name} is discarded")
-            with local_errors(f"opening {self._where}"):
+            with self._layout.errors(f"opening {self._where}"):
                 self._file = SharedFd(self._directory.open(self.name, writable=not self.sealed))
         return self._file
 
@@ -178,8 +186,9 @@ class StagedFile:
             if self._uncounted >= _RECOUNT_BYTES:
                 self._recount(file.fd)
         except OSError as error:
+            mapped = self._layout.error(error, f"writing {self._where}")
             self._undo_growth(file.fd)
-            raise tier_error(error, f"writing {self._where}") from error
+            raise mapped from error
         except BaseException:
             self._undo_growth(file.fd)  # cancelled before it began
             raise
@@ -199,17 +208,20 @@ class StagedFile:
 
     async def truncate(self, size_bytes: int) -> None:
         """Cut the file, or extend it by a hole."""
-        self._must_be_writable()
+        self._must_be_open()
+        if size_bytes > 0:
+            self._integrity.require()
         self.written = True
         shrinks_by = self.size_bytes - size_bytes
         self._follower.about_to_change(min(size_bytes, self.size_bytes))
-        with self.opened() as file, local_errors(f"truncating {self._where}"):
+        with self.opened() as file, self._layout.errors(f"truncating {self._where}"):
             if shrinks_by > INLINE_FREE_BYTES:
                 await in_disk_thread(partial(os.ftruncate, file.fd, size_bytes))
             else:
                 os.ftruncate(file.fd, size_bytes)
             self.size_bytes = size_bytes
             if size_bytes == 0:
+                self._integrity.emptied(file.fd)
                 self._sparse = False
                 self._uncharge()
             elif self._sparse or shrinks_by < 0:
@@ -219,42 +231,70 @@ class StagedFile:
                 self._set_charge(min(self._charged, size_bytes))
 
     async def sync(self) -> None:
-        """fdatasync(2), and the directory once per name: after a power failure the bytes are there."""
+        """fdatasync(2), and the directory once per name: after a power failure the bytes are there. After a
+        failure never again."""
         directory, name = self._directory, self.name
-        with self.opened() as file, local_errors(f"syncing {self._where}"):
-            await in_disk_thread(partial(os.fdatasync, file.fd))
+        self._integrity.require()
+        with self.opened() as file, self._layout.errors(f"syncing {self._where}"):
+            try:
+                await in_disk_thread(partial(os.fdatasync, file.fd))
+            except OSError as error:
+                self._integrity.fail(error, f"{self._where} could not be brought to the disk")
+                raise
             if self._synced_name != name:
                 await in_disk_thread(partial(os.fsync, directory.fd))
                 self._synced_name = name
 
     def _must_be_writable(self) -> None:
+        self._must_be_open()
+        self._integrity.require()
+
+    def _must_be_open(self) -> None:
         if self.gone or self.sealed or self._sealing:
             raise RuntimeError(f"{self.name} is {'gone' if self.gone else 'sealed'} and cannot be changed")
 
     def _undo_growth(self, fd: int) -> None:
         """A write failed half way: no byte of it may show beyond the length the file had."""
-        with local_errors(f"truncating {self._where} after a failed write"):
+        try:
             os.ftruncate(fd, self.size_bytes)
             self._recount(fd)
+        except OSError as error:
+            self._integrity.fail(error, f"{self._where} could not be cut after a failed write")
 
     # -- reading ---------------------------------------------------------------------------------------
 
     async def read(self, offset: int, size: int) -> bytes:
-        """Up to ``size`` bytes from ``offset``, short only at the end of the file."""
+        """Up to ``size`` bytes from ``offset``, short only at the end of the file. :class:`TierUnavailable`
+        also when the file is not what was written to it."""
+        self._integrity.require()
         size = min(size, self.size_bytes - offset)
         if size <= 0:
             return b""
         file = self._opened().acquire()
         try:
-            return await read_at(file.fd, offset, size)
+            data = await read_at(file.fd, offset, size)
+            if len(data) < size and offset + len(data) < self.size_bytes:  # not cut by us meanwhile
+                raise OSError("it was shortened by another program")
+            await self._check_unaltered(file.fd)
+            return data
         except OSError as error:
-            raise tier_error(error, f"reading {self._where}") from error
+            raise self._layout.error(error, f"reading {self._where}") from error
         finally:
             file.release()
 
+    async def check(self) -> None:
+        """That a sealed file is what it was when it was sealed. :class:`TierUnavailable` when it is not."""
+        self._integrity.require()
+        with self.opened() as file, self._layout.errors(f"looking at {self._where}"):
+            await self._check_unaltered(file.fd)
+
+    async def _check_unaltered(self, fd: int) -> None:
+        if self.digests is not None and not self.gone:
+            await self._integrity.require_unaltered(fd, self.digests)
+
     def allocated_bytes(self) -> int:
         """What the file occupies on the disk (stat's ``st_blocks``)."""
-        with self.opened() as file, local_errors(f"stat of {self._where}"):
+        with self.opened() as file, self._layout.errors(f"stat of {self._where}"):
             return os.fstat(file.fd).st_blocks * 512
 
     # -- the end ---------------------------------------------------------------------------------------
@@ -269,11 +309,15 @@ class StagedFile:
         self._sealing = True
         try:
             with self.opened() as file:
-                with local_errors(f"computing the digests of {self._where}"):
+                with self._layout.errors(f"computing the digests of {self._where}"):
                     digests = await self._follower.finish(file.fd, self.size_bytes)
+                    # After the last byte was read: until then all of them were in memory, or on disk.
+                    self._integrity.require_written_back(file.fd, self._where)
                 self._trace_write()
                 if rename:
                     self._rename_sealed()
+                with self._layout.errors(f"stat of {self._where}"):
+                    self._integrity.sealed(os.fstat(file.fd))
             self.digests = digests
         finally:
             self._sealing = False
@@ -288,7 +332,7 @@ class StagedFile:
         new_name = other_name(self.name)
         if new_name is None or SEALED_NAME.fullmatch(self.name):
             return  # renamed before a crash that came before the journal knew
-        with local_errors(f"renaming {self._where}"):
+        with self._layout.errors(f"renaming {self._where}"):
             self._layout.rename(self._directory, self.name, self._directory, new_name)
         self._staging.renamed(self, new_name)
         self._staging.tracer.step(self.local, Arrow.TO_DASHED, self.local, "rename", new_name)
@@ -296,14 +340,20 @@ class StagedFile:
     async def unseal_copy(self) -> StagedFile:
         """A new writable file with the same bytes; this one stays as it is."""
         with self.opened() as file:
-            return await self._staging.create(self.local, file.fd, self.size_bytes)
+            copy = await self._staging.create(self.local, file.fd, self.size_bytes)
+        try:
+            await self.check()
+        except BaseException:
+            await copy.discard()
+            raise
+        return copy
 
     async def discard(self) -> None:
         """Remove the file. Its room is given back when no handle has it open any more. May be called
         again, and after a promotion, to no effect."""
         if self.gone:
             return
-        with local_errors(f"removing {self._where}"):
+        with self._layout.errors(f"removing {self._where}"):
             self._layout.unlink(self._directory, self.name, self.size_bytes)
         self._leave()
         self.close_if_idle()
@@ -358,18 +408,19 @@ class StagedFile:
             try:
                 self._sparse = await copy_range(source_fd, file.fd, size_bytes, self._charge)
             except OSError as error:
-                raise tier_error(error, f"copying into {self._where}") from error
+                raise self._layout.error(error, f"copying into {self._where}") from error
             self.size_bytes = size_bytes
 
     def adopt_from_disk(self) -> None:
         """Learn length and accounts of a file that an earlier mount left."""
-        with self.opened() as file, local_errors(f"stat of {self._where}"):
+        with self.opened() as file, self._layout.errors(f"stat of {self._where}"):
             status = os.fstat(file.fd)
             if self.digests is not None and self.digests.size_bytes != status.st_size:
                 raise DamagedContent(
                     f"{self._where} has {status.st_size} bytes; it was sealed with {self.digests.size_bytes}"
                 )
             self.size_bytes = status.st_size
+            self._integrity.sealed(status)
             self._sparse = status.st_blocks * 512 < status.st_size
             self.written = True
             self._recount(file.fd)

@@ -8,8 +8,9 @@ import secrets
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from s3blobfs.tier.entry import CacheEntry
 from s3blobfs.tier.layout import TEMPORARY_PREFIX, TierLayout
-from s3blobfs.tier.localio import SharedFd, local_errors
+from s3blobfs.tier.localio import SharedFd
 from s3blobfs.tier.space import Space
 from s3blobfs.tier.staged import StagedFile, other_name
 from s3blobfs.trace import Local, Tracer
@@ -45,7 +46,7 @@ class Staging:
         """A new, empty file; or one with the first ``size_bytes`` of ``source``, a path or a descriptor
         that stays open meanwhile. :class:`TierFull`, :class:`TierUnavailable`."""
         name = f"bin_{self._random_part()}.tmp"
-        with local_errors(f"making {self.layout.staging.locate(name)}"):
+        with self.layout.errors(f"making {self.layout.staging.locate(name)}"):
             file = SharedFd(self.layout.staging.create(name))
         staged = self._live[name] = StagedFile(self, name, local, file, None)
         if source is not None:
@@ -56,11 +57,22 @@ class Staging:
                 raise
         return staged
 
+    async def create_from(self, local: Local, entry: CacheEntry, size_bytes: int) -> StagedFile:
+        """A new file with the first bytes of an entry that is pinned. Raises as :meth:`create`, and
+        :class:`TierUnavailable` when the entry was altered."""
+        staged = await self.create(local, entry.fd, size_bytes)
+        try:
+            entry.check()
+        except BaseException:
+            await staged.discard()
+            raise
+        return staged
+
     async def _copy(self, staged: StagedFile, source: Path | int, size_bytes: int) -> None:
         if isinstance(source, int):
             await staged.fill_from(source, size_bytes)
             return
-        with local_errors(f"opening {source}"):
+        with self.layout.errors(f"opening {source}"):
             fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             await staged.fill_from(fd, size_bytes)
@@ -79,7 +91,7 @@ class Staging:
         for live in (name, other):
             if live in self._live:
                 return self._live[live]
-        with local_errors(f"opening staged file {self.layout.staging.locate(name)}"):
+        with self.layout.errors(f"opening staged file {self.layout.staging.locate(name)}"):
             try:
                 fd = self.layout.staging.open(name, writable=digests is None)
             except FileNotFoundError:
@@ -98,7 +110,7 @@ class Staging:
 
     def names(self) -> set[str]:
         """The staged files on the disk. :class:`TierUnavailable`."""
-        with local_errors(f"listing {self.layout.staging.path}"):
+        with self.layout.errors(f"listing {self.layout.staging.path}"):
             return {name for name in self.layout.staging.names() if other_name(name) is not None}
 
     def sweep(self, keep: Collection[str]) -> list[str]:
@@ -106,7 +118,7 @@ class Staging:
         kept = set(keep) | {other for name in keep if (other := other_name(name)) is not None}
         removed = sorted(self.names() - kept - self._live.keys())
         directory = self.layout.staging
-        with local_errors(f"removing unfinished files of {directory.path}"):
+        with self.layout.errors(f"removing unfinished files of {directory.path}"):
             doomed = [name for name in directory.names() if name.startswith(TEMPORARY_PREFIX)]
             for name in (*removed, *doomed):
                 self.layout.unlink(directory, name)

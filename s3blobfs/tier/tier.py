@@ -39,6 +39,11 @@ class TierStatus:
     filling_files: int
     memory_bytes: int
     """In windows of readers."""
+    read_only: bool
+    """The disk takes no changes: it is mounted so."""
+    last_error: str | None
+    """What the disk refused last, in this mount; ``None``: nothing."""
+    last_error_ns: int | None
 
 
 class Tier:
@@ -71,10 +76,15 @@ class Tier:
             return
         self._closed = True
         with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self.layout.disposal.wait)  # it, too, moves ctimes
             try:
                 await self.cache.sync()
             except TierError as error:
                 log.warning("%s; the newest cached files may be dropped at the next mount", error)
+            try:
+                await self.cache.end()
+            except TierError as error:
+                log.info("what is altered in the cache from now on may not be noticed: %s", error)
             await trio.to_thread.run_sync(self.layout.close)
 
     def status(self) -> TierStatus:
@@ -93,4 +103,7 @@ class Tier:
             pinned_files=self.cache.pinned_count,
             filling_files=self.fetcher.fill_count,
             memory_bytes=self.fetcher.memory_bytes,
+            read_only=space.read_only,
+            last_error=self.layout.last_error,
+            last_error_ns=self.layout.last_error_ns,
         )

@@ -14,6 +14,8 @@ ALLOWED = {
     (State.DIRTY, Event.SEAL): State.SEALED,
     (State.DIRTY, Event.SEAL_EMPTY): State.EMPTY,
     (State.SEALED, Event.STORED): State.CLEAN,
+    (State.DIRTY, Event.ABANDON): State.CLEAN,
+    (State.DIRTY, Event.ABANDON_EMPTY): State.EMPTY,
     (State.EMPTY, Event.REPLACE): State.CLEAN,
     (State.CLEAN, Event.REPLACE): State.CLEAN,
 }

@@ -498,6 +498,7 @@ async def test_who_opened_early_reads_what_another_cached(running: Tier) -> None
 
 
 @pytest.mark.expected_log("is read past the cache: .*scripted")
+@pytest.mark.expected_log("id1@v1 cannot be used and is dropped: .*scripted")
 async def test_an_entry_the_disk_cannot_read_is_read_from_s3(
     running: Tier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -513,6 +514,7 @@ async def test_an_entry_the_disk_cannot_read_is_read_from_s3(
 
         monkeypatch.setattr(os, "preadv", preadv)
     assert len(source.calls) == 2
+    assert not running.cache.contains(1, "id1@v1")
 
 
 @pytest.mark.expected_log("prefix/id1@v1 cannot be cached: .*scripted")

@@ -1,0 +1,58 @@
+"""What the process of a mount takes of the machine, and keeps from it: file descriptors, and its memory.
+
+*Descriptors.* The kernel always gives the lowest free number, so a number near the limit says that nearly all
+are taken, without anybody counting them. Local files are refused from there on: what is left is for
+connections to S3, the index, and the control socket, so that uploads go on and an operator can look.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+import resource
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTORS_WANTED = 1_048_576
+"""More than this is not asked for, whatever the hard limit is (Linux' default ``fs.nr_open``)."""
+DESCRIPTORS_RESERVED = 256
+"""Kept from local files: two libraries' connections to S3 (64 each at most), sixteen uploads, the index. At
+most half of what there is."""
+
+_PR_SET_DUMPABLE = 4
+"""prctl(2)."""
+
+
+def raise_descriptor_limit() -> int:
+    """Take as many descriptors as the hard limit allows; answers how many there are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_WANTED)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError) as error:
+        logger.info("at most %d files can be open at a time: %s", soft, error)
+        return soft
+    return wanted
+
+
+def of_local_file(fd: int) -> int:
+    """``fd``, which was just opened; or it is closed and ``OSError`` (``EMFILE``) raised, because what is
+    left is reserved."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)  # anew: prlimit(1) changes it at any time
+    if limit != resource.RLIM_INFINITY and fd >= limit - min(DESCRIPTORS_RESERVED, limit // 2):
+        os.close(fd)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return fd
+
+
+def keep_memory_private() -> None:
+    """No core dump of this process, and no look into it by other processes of the same user: credentials are
+    in its memory and in its environment."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        logger.warning("other processes of this user can read this one's memory: %s", os.strerror(code))
