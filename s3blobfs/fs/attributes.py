@@ -18,6 +18,8 @@ class Caller:
     pid: int = 0
     groups: frozenset[int] = frozenset()
     """Supplementary groups, where the call needs them."""
+    umask: int = 0
+    """For calls that make something: it counts where no default ACL is inherited."""
 
     @property
     def privileged(self) -> bool:

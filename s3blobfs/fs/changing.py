@@ -7,11 +7,12 @@ import stat
 from collections.abc import Sequence
 from dataclasses import replace
 
+from s3blobfs.fs import acl
 from s3blobfs.fs.attributes import AttributeChanges, Caller
 from s3blobfs.fs.core import Core
 from s3blobfs.fs.incore import InCoreInode
 from s3blobfs.fs.writing import Writing
-from s3blobfs.index import inodes
+from s3blobfs.index import inodes, xattrs
 from s3blobfs.index.inodes import InodeRow
 from s3blobfs.index.transaction import Transaction
 
@@ -49,7 +50,10 @@ class Changing:
             if inode.removed:
                 inode.amend(wanted)
             else:
-                inode.apply(await self._core.db.write(lambda tx: _write_attributes(tx, wanted)))
+                changed, access_list = await self._core.db.write(lambda tx: _write_attributes(tx, wanted))
+                inode.apply(changed)
+                if access_list is not None and inode.xattrs is not None:
+                    inode.xattrs[acl.ACCESS] = access_list
             inode.settle_times(*pending)
 
     async def write_pending_times(self, leaving: Sequence[InCoreInode]) -> None:
@@ -65,12 +69,17 @@ class Changing:
 
         await self._core.db.write(transaction)
 
-    def may(self, row: InodeRow, mask: int, caller: Caller) -> bool:
-        """access(2) by the permission bits; ``mask`` of ``os.R_OK``, ``os.W_OK``, ``os.X_OK``."""
+    async def may(self, row: InodeRow, mask: int, caller: Caller) -> bool:
+        """access(2) by the access ACL or the permission bits; ``mask`` of ``os.R_OK``, ``os.W_OK``,
+        ``os.X_OK``."""
         if mask & os.W_OK and self._core.read_only:
             return False
         if caller.privileged:
             return not mask & os.X_OK or stat.S_ISDIR(row.mode) or bool(row.mode & 0o111)
+        value = await self._core.db.read(lambda tx: xattrs.find(tx, row.id, acl.ACCESS))
+        access_list = None if value is None else acl.Acl.decode(value)
+        if access_list is not None:
+            return access_list.allows(row.uid, row.gid, mask, caller)
         shift = 6 if caller.uid == row.uid else 3 if caller.in_group(row.gid) else 0
         return (row.mode >> shift) & mask & 0o7 == mask & 0o7
 
@@ -80,8 +89,10 @@ def _first(*candidates: int | None) -> int:
     return next(candidate for candidate in candidates if candidate is not None)
 
 
-def _write_attributes(tx: Transaction, wanted: InodeRow) -> InodeRow:
-    return inodes.update(
+def _write_attributes(tx: Transaction, wanted: InodeRow) -> tuple[InodeRow, bytes | None]:
+    """Answers the access ACL, too, if the mode changed it (chmod(2) of a file that has one)."""
+    access_list = _follow_mode(tx, wanted.id, wanted.mode)
+    changed = inodes.update(
         tx,
         wanted.id,
         mode=wanted.mode,
@@ -91,3 +102,15 @@ def _write_attributes(tx: Transaction, wanted: InodeRow) -> InodeRow:
         mtime_ns=wanted.mtime_ns,
         ctime_ns=wanted.ctime_ns,
     )
+    return changed, access_list
+
+
+def _follow_mode(tx: Transaction, inode_id: int, mode: int) -> bytes | None:
+    """Bring the access ACL, if there is one, in step with new permission bits; answers it if it changed."""
+    value = xattrs.find(tx, inode_id, acl.ACCESS)
+    access_list = None if value is None else acl.Acl.decode(value)
+    if access_list is None or access_list.permission_bits == mode & 0o777:
+        return None
+    value = access_list.with_permission_bits(mode).encode()
+    xattrs.set(tx, inode_id, acl.ACCESS, value)
+    return value

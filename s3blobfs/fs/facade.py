@@ -195,8 +195,8 @@ class Filesystem:
         return target
 
     async def access(self, inode_id: int, mask: int, caller: Caller) -> bool:
-        """access(2) by the permission bits."""
-        return self._changing.may((await self._core.inode(inode_id)).row, mask, caller)
+        """access(2)."""
+        return await self._changing.may((await self._core.inode(inode_id)).row, mask, caller)
 
     async def statfs(self) -> FilesystemUsage:
         """statfs(2)."""
@@ -320,9 +320,9 @@ class Filesystem:
         """listxattr(2)."""
         return await self._xattrs.names(await self._core.inode(inode_id))
 
-    async def setxattr(self, inode_id: int, name: bytes, value: bytes) -> None:
+    async def setxattr(self, inode_id: int, name: bytes, value: bytes, caller: Caller) -> None:
         """setxattr(2)."""
-        await self._xattrs.set(await self._core.inode(inode_id), name, value)
+        await self._xattrs.set(await self._core.inode(inode_id), name, value, caller)
 
     async def removexattr(self, inode_id: int, name: bytes) -> None:
         """removexattr(2)."""

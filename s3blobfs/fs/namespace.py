@@ -15,10 +15,11 @@ from typing import Final
 
 from s3blobfs.config import SYMLINK_TARGET_MAX_BYTES
 from s3blobfs.errors import FilesystemError
+from s3blobfs.fs import acl
 from s3blobfs.fs.attributes import Caller
 from s3blobfs.fs.core import Core, check_name
 from s3blobfs.fs.incore import InCoreInode
-from s3blobfs.index import blobs, dentries, inodes, stores, uploads
+from s3blobfs.index import blobs, dentries, inodes, stores, uploads, xattrs
 from s3blobfs.index.inodes import InodeRow
 from s3blobfs.index.transaction import Transaction
 from s3blobfs.index.uploads import UploadRow
@@ -92,7 +93,7 @@ class Namespace:
         """Make a file of any type, as mknod(2), mkdir(2), symlink(2) and open(2) with O_CREAT do.
 
         ``EEXIST`` when the name is taken; with ``exclusive=False`` a regular file that is there already is
-        the answer. ``mode`` holds the type; the umask is applied by the kernel."""
+        the answer. ``mode`` holds the type; the directory's default ACL or the umask takes from it."""
         core = self._core
         core.refuse_if_read_only()
         check_name(name)
@@ -110,6 +111,7 @@ class Namespace:
                 return taken, None
             now = core.now_ns()
             made_mode, gid = _inherit(parent, mode, caller)
+            made_mode, lists = _inherit_acl(tx, parent_id, made_mode, caller)
             store_id = object_id = None
             if given is not None:
                 store_id, object_id = given.store_id, given.object_id
@@ -127,6 +129,8 @@ class Namespace:
                 store_id=store_id,
                 object_id=object_id,
             )
+            for list_name, value in lists.items():
+                xattrs.set(tx, row.id, list_name, value)
             if given is not None:
                 row = give_blob(tx, row, given, now)
             dentries.insert(tx, parent_id, name, row.id)
@@ -373,6 +377,24 @@ def _inherit(parent: InodeRow, mode: int, caller: Caller) -> tuple[int, int]:
     if not parent.mode & stat.S_ISGID:
         return mode, caller.gid
     return mode | stat.S_ISGID if stat.S_ISDIR(mode) else mode, parent.gid
+
+
+def _inherit_acl(
+    tx: Transaction, parent_id: int, mode: int, caller: Caller
+) -> tuple[int, dict[bytes, bytes]]:
+    """Mode and ACLs of what is made in a directory. Its default ACL stands in the place of the umask, and
+    goes on to directories (acl(5))."""
+    if stat.S_ISLNK(mode):
+        return mode, {}
+    handed_on = xattrs.find(tx, parent_id, acl.DEFAULT)
+    default = None if handed_on is None else acl.Acl.decode(handed_on)
+    if handed_on is None or default is None:
+        return mode & ~caller.umask, {}
+    access, mode = default.inherited(mode)
+    lists = {} if access is None else {acl.ACCESS: access.encode()}
+    if stat.S_ISDIR(mode):
+        lists[acl.DEFAULT] = handed_on
+    return mode, lists
 
 
 def _check_replaceable(tx: Transaction, source: InodeRow, target: InodeRow) -> None:

@@ -1,8 +1,8 @@
 """Extended attributes: those of users, kept in the index, and our own, made up when asked for.
 
 ``user.s3blobfs.*`` is ours, read-only and not listed, so that tools which copy attributes do not carry it
-elsewhere. The namespaces ``user.``, ``trusted.`` and ``security.`` are kept (xattr(7)); ``system.`` (ACLs) is
-refused with ``EOPNOTSUPP``.
+elsewhere. The namespaces ``user.``, ``trusted.`` and ``security.`` are kept (xattr(7)), and of ``system.``
+the two ACLs, which the mode bits follow; the rest is refused with ``EOPNOTSUPP``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import Final
 
 from s3blobfs.errors import FilesystemError
+from s3blobfs.fs import acl
+from s3blobfs.fs.attributes import Caller
 from s3blobfs.fs.content import State
 from s3blobfs.fs.core import Core
 from s3blobfs.fs.incore import InCoreInode
@@ -48,8 +50,12 @@ class ExtendedAttributes:
         """listxattr(2)."""
         return list(await self._all(inode))
 
-    async def set(self, inode: InCoreInode, name: bytes, value: bytes) -> None:
+    async def set(self, inode: InCoreInode, name: bytes, value: bytes, caller: Caller) -> None:
         """setxattr(2): make or replace."""
+        if name in acl.NAMES:
+            strips = not acl.may_keep_set_group_id(inode.row.mode, inode.row.gid, caller)
+            await self._set_acl(inode, name, acl.Acl.decode(value), strips_set_group_id=strips)
+            return
         _check_changeable(name)
         if len(name) > NAME_MAX_BYTES:
             raise FilesystemError(errno.ERANGE)
@@ -67,7 +73,10 @@ class ExtendedAttributes:
         known[name] = value
 
     async def remove(self, inode: InCoreInode, name: bytes) -> None:
-        """removexattr(2); ``ENODATA`` when there is none of that name."""
+        """removexattr(2); ``ENODATA`` when there is none of that name, unless it is an ACL's."""
+        if name in acl.NAMES:
+            await self._set_acl(inode, name, None)
+            return
         _check_changeable(name)
         known = await self._all(inode)
 
@@ -78,6 +87,38 @@ class ExtendedAttributes:
 
         inode.apply(await self._change(inode, transaction))
         known.pop(name, None)
+
+    async def _set_acl(
+        self, inode: InCoreInode, name: bytes, wanted: acl.Acl | None, *, strips_set_group_id: bool = False
+    ) -> None:
+        """Keep a list, or none, and the mode that goes with it. An access ACL that the mode can express is
+        the mode, as on ext4; ``EACCES`` for a default ACL of what is no directory."""
+        if stat.S_ISLNK(inode.row.mode):
+            raise FilesystemError(errno.EOPNOTSUPP)
+        if name == acl.DEFAULT and wanted is not None and not inode.is_directory:
+            raise FilesystemError(errno.EACCES)
+        known = await self._all(inode)
+        async with inode.lock:
+            mode = inode.row.mode
+            if name == acl.ACCESS and wanted is not None:
+                mode = mode & ~0o777 | wanted.permission_bits
+                if strips_set_group_id:
+                    mode &= ~stat.S_ISGID
+                wanted = None if wanted.is_minimal else wanted
+            value = None if wanted is None else wanted.encode()
+
+            def transaction(tx: Transaction) -> InodeRow:
+                if value is None:
+                    xattrs.remove(tx, inode.id, name)
+                else:
+                    xattrs.set(tx, inode.id, name, value)
+                return inodes.update(tx, inode.id, mode=mode, ctime_ns=self._core.now_ns())
+
+            inode.apply(await self._change(inode, transaction))
+            if value is None:
+                known.pop(name, None)
+            else:
+                known[name] = value
 
     async def _change(self, inode: InCoreInode, transaction: Callable[[Transaction], InodeRow]) -> InodeRow:
         self._core.refuse_if_read_only()

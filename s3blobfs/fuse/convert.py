@@ -56,7 +56,17 @@ def attribute_changes(attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFiel
 
 
 def caller(ctx: pyfuse3.RequestContext) -> Caller:
-    return Caller(uid=ctx.uid, gid=ctx.gid, pid=ctx.pid)
+    return Caller(uid=ctx.uid, gid=ctx.gid, pid=ctx.pid, umask=ctx.umask)
+
+
+def caller_in_groups(ctx: pyfuse3.RequestContext) -> Caller:
+    """With the supplementary groups, which the kernel does not tell: read from ``/proc``. None, if the
+    caller is gone by now."""
+    try:
+        groups = frozenset(pyfuse3.get_sup_groups(ctx.pid))
+    except (OSError, RuntimeError):
+        groups = frozenset()
+    return Caller(uid=ctx.uid, gid=ctx.gid, pid=ctx.pid, groups=groups, umask=ctx.umask)
 
 
 def statvfs(usage: FilesystemUsage) -> pyfuse3.StatvfsData:

@@ -12,6 +12,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FUSEError, InodeT, RequestContext
 
 from s3blobfs.errors import S3BlobFSError
+from s3blobfs.fs import acl
 from s3blobfs.fs.attributes import Attributes
 from s3blobfs.fs.facade import Filesystem
 from s3blobfs.fs.listing import DIRECTORY_PAGE_ENTRIES
@@ -51,7 +52,7 @@ class Operations(pyfuse3.Operations):
 
     supports_dot_lookup = True
     enable_writeback_cache = False
-    enable_acl = False
+    enable_acl = True
 
     def __init__(self, filesystem: Filesystem, *, entry_timeout_s: float, attr_timeout_s: float) -> None:
         super().__init__()
@@ -228,7 +229,8 @@ class Operations(pyfuse3.Operations):
     async def setxattr(
         self, inode: InodeT, name: pyfuse3.XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
-        await self._fs.setxattr(inode, name, value)
+        caller = convert.caller_in_groups(ctx) if name in acl.NAMES else convert.caller(ctx)
+        await self._fs.setxattr(inode, name, value, caller)
 
     @_answering
     async def removexattr(self, inode: InodeT, name: pyfuse3.XAttrNameT, ctx: RequestContext) -> None:

@@ -50,7 +50,7 @@ async def test_metadata_changes_cost_one_transaction_and_no_request(any_rig: Rig
         fs.setattr(made.inode_id, AttributeChanges(mode=0o600)),
         fs.setattr(made.inode_id, AttributeChanges(uid=5, gid=6)),
         fs.setattr(made.inode_id, AttributeChanges(atime_ns=1, mtime_ns=2)),
-        fs.setxattr(made.inode_id, b"user.x", b"y"),
+        fs.setxattr(made.inode_id, b"user.x", b"y", USER),
         fs.removexattr(made.inode_id, b"user.x"),
         fs.rename(ROOT, b"s", directory.inode_id, b"t"),
         fs.unlink(directory.inode_id, b"t"),

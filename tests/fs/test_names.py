@@ -360,7 +360,7 @@ async def test_a_removed_inode_is_stale(rig: Rig) -> None:
 async def test_rename_keeps_the_inode_and_all_of_it(any_rig: Rig) -> None:
     rig = any_rig
     made = await rig.write_file(b"f", b"content")
-    await rig.fs.setxattr(made.inode_id, b"user.x", b"y")
+    await rig.fs.setxattr(made.inode_id, b"user.x", b"y", USER)
     directory = await mkdir(rig, b"d")
     await rig.fs.rename(ROOT, b"f", directory, b"g")
     found = await find(rig, b"g", directory)

@@ -264,7 +264,7 @@ class DirectDriver:
                     raise FilesystemError(errno.EEXIST)
                 if not exists and flags & XATTR_REPLACE:
                     raise FilesystemError(errno.ENODATA)
-            await self._fs.setxattr(inode_id, name, value)
+            await self._fs.setxattr(inode_id, name, value, SUPERUSER)
 
         self._call(do)
 

@@ -747,13 +747,6 @@ def test_our_xattrs(any_here: Path) -> None:
 # -- what there is not ---------------------------------------------------------------------------------
 
 
-def test_acls_are_refused(here: Path) -> None:
-    (here / "f").touch()
-    acl = bytes.fromhex("0200000001000600ffffffff04000400ffffffff20000400ffffffff")
-    with fails(errno.EOPNOTSUPP):
-        os.setxattr(here / "f", "system.posix_acl_access", acl)
-
-
 def test_fallocate_is_refused(here: Path) -> None:
     fallocate = _libc.fallocate
     fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
