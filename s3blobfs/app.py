@@ -24,7 +24,7 @@ from functools import partial
 
 import trio
 
-from s3blobfs import __version__, failpoints
+from s3blobfs import __version__, failpoints, process
 from s3blobfs.blobstore.open import open_store
 from s3blobfs.blobstore.protocol import BlobStore
 from s3blobfs.config import MountOptions, S3Options, VolumeSettings
@@ -104,6 +104,8 @@ async def run_mount(
     Raises :class:`S3BlobFSError` of any kind for what made it end otherwise; the lock is free and nothing is
     mounted then, too. What is staged is kept for the next mount."""
     failpoints.arm_from(os.environ)
+    process.keep_memory_private()
+    process.raise_descriptor_limit()
     await _Mount(descriptor, options, on_ready).run()
 
 

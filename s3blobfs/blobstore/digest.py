@@ -61,7 +61,9 @@ class DigestBlobStore(ObjectBlobStore):
 
         async def send(key: str) -> PutReceipt:
             self._trace_put(key, digests.size_bytes)
-            return await self._client.put(key, staged_path, metadata=stamp, if_none_match=conditional)
+            return await self._client.put(
+                key, staged_path, metadata=stamp, if_none_match=conditional, checksums=digests.checksums
+            )
 
         return await (self._replace if replace else self._store)(digests, send)
 

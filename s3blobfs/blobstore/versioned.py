@@ -46,7 +46,9 @@ class VersionedBlobStore(ObjectBlobStore):
 
         async def send() -> PutReceipt:
             self._trace_put(key, digests.size_bytes)
-            return await self._client.put(key, staged_path, metadata=stamp, repeat_unknown=False)
+            return await self._client.put(
+                key, staged_path, metadata=stamp, repeat_unknown=False, checksums=digests.checksums
+            )
 
         return await self._send(send, digests, object_id, write_id)
 

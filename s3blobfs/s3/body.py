@@ -1,19 +1,23 @@
 """Bodies of PUTs: bytes, or a file that must stay as it is until it is stored.
 
 A file is opened once and read by offset, so it may be renamed meanwhile. Before and after every read its
-identity is compared: had it changed, the object would be of a content that never was.
+identity is compared: had it changed, the object would be of a content that never was. What it is to hold is
+known by checksums, if they are given: it may have been altered before it was opened, or the disk may answer
+with other bytes than were written, which no time tells.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 from s3blobfs.config import KIB
-from s3blobfs.errors import PermanentS3Error
+from s3blobfs.errors import DamagedContent, PermanentS3Error
+from s3blobfs.types import CHECKSUM_BLOCK_BYTES
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -27,9 +31,13 @@ class Body:
     Raises ``OSError`` where the file does; it is the local tier's error, not S3's.
     """
 
-    def __init__(self, source: bytes | Path) -> None:
+    def __init__(self, source: bytes | Path, checksums: bytes = b"") -> None:
+        """``checksums`` of the whole body, as :class:`~s3blobfs.types.ContentDigests` has them; empty where
+        they are not known."""
+        self._checksums = checksums
         self._data: bytes | None = None
         self._descriptor = -1
+        self._name = "the body"
         if isinstance(source, bytes):
             self._data = source
             self.size_bytes = len(source)
@@ -65,6 +73,36 @@ class Body:
             length -= len(block)
         self.check_unchanged()
         return b"".join(blocks)
+
+    def read_checked(self) -> bytes:
+        """All of it. Raises, besides, :class:`~s3blobfs.errors.DamagedContent` when it is not what the
+        checksums say."""
+        data = self.read(0, self.size_bytes)
+        self._compare(data, 0)
+        return data
+
+    def check(self, offset: int, length: int) -> None:
+        """Read a range and compare it with the checksums. Raises as :meth:`read_checked`."""
+        start = offset - offset % CHECKSUM_BLOCK_BYTES
+        end = offset + length
+        while start < end:
+            size = min(CHECKSUM_BLOCK_BYTES, self.size_bytes - start)
+            self._compare(self.read(start, size), start)
+            start += size
+
+    def _compare(self, data: bytes, start: int) -> None:
+        """``start`` is at a block's boundary, and the end as well, or the end of the body."""
+        if not self._checksums:
+            return
+        view = memoryview(data)
+        found = b"".join(
+            zlib.crc32(view[at : at + CHECKSUM_BLOCK_BYTES]).to_bytes(4, "big")
+            for at in range(0, len(data), CHECKSUM_BLOCK_BYTES)
+        )
+        first = start // CHECKSUM_BLOCK_BYTES * 4
+        whole = 4 * -(-self.size_bytes // CHECKSUM_BLOCK_BYTES)
+        if len(self._checksums) != whole or self._checksums[first : first + len(found)] != found:
+            raise DamagedContent(f"{self._name} does not hold the bytes that are to be stored")
 
     def open_range(self, offset: int, length: int) -> BinaryIO:
         """A range as the file object that boto3 wants; read in blocks.

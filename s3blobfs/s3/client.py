@@ -87,10 +87,11 @@ class S3ObjectClient:
         metadata: Mapping[str, str] | None = None,
         if_none_match: bool = False,
         repeat_unknown: bool = True,
+        checksums: bytes = b"",
     ) -> PutReceipt:
         check_key(key)
         stamped = check_metadata(metadata)
-        with Body(body) as content:
+        with Body(body, checksums) as content:
             if content.size_bytes >= self._options.multipart_threshold_bytes:
                 ranges = part_ranges(content.size_bytes, self._options.part_size_bytes)
                 return await self._uploads.upload(
@@ -99,7 +100,7 @@ class S3ObjectClient:
 
             def request() -> PutReceipt:
                 # Read anew by each attempt: not held in memory while waiting, and compared again.
-                data = content.read(0, content.size_bytes)
+                data = content.read_checked()
                 return self._data.put(key, data, stamped, if_none_match)
 
             return await self._runner.run(

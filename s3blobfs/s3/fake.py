@@ -28,6 +28,7 @@ from s3blobfs.errors import (
     PermanentS3Error,
     PreconditionFailed,
 )
+from s3blobfs.s3.body import Body
 from s3blobfs.s3.limits import (
     LIST_PAGE_MAX,
     check_batch,
@@ -195,10 +196,12 @@ class FakeObjectClient:
         metadata: Mapping[str, str] | None = None,
         if_none_match: bool = False,
         repeat_unknown: bool = True,
+        checksums: bytes = b"",
     ) -> PutReceipt:
         check_key(key)
         stamped = check_metadata(metadata)
-        data = body if isinstance(body, bytes) else body.read_bytes()
+        with Body(body, checksums) as content:
+            data = content.read_checked()
         options = self._server.options
         if len(data) < options.multipart_threshold_bytes:
             etag = hashlib.md5(data, usedforsecurity=False).hexdigest()

@@ -211,12 +211,18 @@ class FaultyObjectClient:
         metadata: Mapping[str, str] | None = None,
         if_none_match: bool = False,
         repeat_unknown: bool = True,
+        checksums: bytes = b"",
     ) -> PutReceipt:
         return await self._call(
             "put",
             [key],
             lambda: self._inner.put(
-                key, body, metadata=metadata, if_none_match=if_none_match, repeat_unknown=repeat_unknown
+                key,
+                body,
+                metadata=metadata,
+                if_none_match=if_none_match,
+                repeat_unknown=repeat_unknown,
+                checksums=checksums,
             ),
         )
 

@@ -53,7 +53,7 @@ class MultipartUploads:
 
         async def upload_part(number: int, part: Range) -> str:
             def request() -> str:
-                body.check_unchanged()
+                body.check(*part)
                 return self._control.upload_part(key, upload_id, number, body.open_range(*part))
 
             etag = await self._runner.run(Count.S3_PART, request, reads_only=False)

@@ -109,10 +109,13 @@ class ObjectClient(Protocol):
         metadata: Mapping[str, str] | None = None,
         if_none_match: bool = False,
         repeat_unknown: bool = True,
+        checksums: bytes = b"",
     ) -> PutReceipt:
         """PUT a whole object: in one request, or as a multipart upload with parallel parts when it is
         large. A ``Path`` must not change until this returns; it is read, never loaded whole. Bodies are
-        checked in transit. With ``if_none_match`` an existing key raises
+        checked in transit, and before that by their ``checksums``, if they are given
+        (:attr:`~s3blobfs.types.ContentDigests.checksums`): :class:`~s3blobfs.errors.DamagedContent`. With
+        ``if_none_match`` an existing key raises
         :class:`~s3blobfs.errors.ObjectAlreadyExists`. A multipart upload that fails is aborted.
 
         Metadata values are ASCII (the caller encodes). A repeated PUT whose first answer was lost leaves a
