@@ -218,7 +218,7 @@ class Writing:
         reached(Failpoint.JOURNALLED)
         inode.apply(row)
         inode.settle_times(mtime_ns, ctime_ns, atime_ns)
-        content.seal(upload.id, core.uploader.submit(upload, staged))
+        content.seal(upload.id, core.uploader.submit(upload, staged, row.object_id))
         await core.discard_staged(old, keep=staged)
 
     async def _seal_empty(self, inode: InCoreInode, content: Content) -> None:

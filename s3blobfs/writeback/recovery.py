@@ -4,6 +4,10 @@ Left can be: journal rows with their staged files (the upload goes on), journal 
 (bytes are lost, which is said loudly), staged files without a row (nobody was promised anything), inodes
 without a name that were open (removed now), and marked blobs (the reaper's).
 
+A content that nobody wants any more, because the file has got a newer one or is gone, may have been on its
+way as well. The uploader is handed it all the same: it asks S3 whether its PUT took place, and lets go of
+what it left there.
+
 Recovery may itself be interrupted anywhere and is then done again.
 """
 
@@ -18,6 +22,7 @@ from s3blobfs.blobstore.protocol import BlobStore
 from s3blobfs.errors import DamagedContent, TierUnavailable
 from s3blobfs.index import blobs, dentries, inodes, uploads
 from s3blobfs.index.database import Database
+from s3blobfs.index.inodes import InodeRow
 from s3blobfs.index.transaction import Transaction
 from s3blobfs.index.uploads import UploadRow, UploadState
 from s3blobfs.tier.digest import file_digests
@@ -68,30 +73,45 @@ async def recover(
     """Run once, at mount, before any request is served. Raises what the index does, and
     :class:`~s3blobfs.errors.TierUnavailable` when the staged files cannot even be listed."""
     report = RecoveryReport()
-    report.orphans = await db.write(lambda tx: _remove_orphans(tx, now_ns()))
+    recovery = _Recovery(db, tier, stores, report, now_ns)
+    for orphan, rows in await db.write(lambda tx: _remove_orphans(tx, now_ns())):
+        recovery.let_go(rows, orphan.object_id, forgotten=True)
+        report.orphans += 1
     by_inode: dict[int, list[UploadRow]] = {}
     for row in await db.read(uploads.every):
         by_inode.setdefault(row.inode_id, []).append(row)
-    kept_names: set[str] = set()
     for rows in by_inode.values():
-        kept_names |= await _Recovery(db, tier, stores, report, now_ns).take_up(rows)
+        await recovery.take_up(rows)
     await db.commit()  # before files go that only these rows made superfluous
-    report.swept = tier.staging.sweep(kept_names)
-    for row, staged in sorted(report.contents.values(), key=lambda content: content[0].id):
-        uploader.submit(row, staged, recovered=True)
+    report.swept = tier.staging.sweep({each.staged.name for each in recovery.begun} | recovery.signs)
+    for each in sorted(recovery.begun, key=lambda each: each.row.id):
+        uploader.submit(each.row, each.staged, each.object_id, recovered=True)
+        if each.forgotten:
+            uploader.forget_inode(each.row.inode_id)
     reaper.wake()
     return report
 
 
-def _remove_orphans(tx: Transaction, now_ns: int) -> int:
+def _remove_orphans(tx: Transaction, now_ns: int) -> list[tuple[InodeRow, list[UploadRow]]]:
     """Inodes without a name: they were open, and nobody has them open any more."""
-    orphans = inodes.orphans(tx)
-    for orphan in orphans:
-        uploads.supersede(tx, orphan.id)
+    removed = []
+    for orphan in inodes.orphans(tx):
+        removed.append((orphan, uploads.supersede(tx, orphan.id)))
         inodes.remove(tx, orphan.id)
         if orphan.blob_id is not None:
             blobs.drop_ref(tx, orphan.blob_id, now_ns, superseded=False)
-    return len(orphans)
+    return removed
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A content whose upload may have been begun."""
+
+    row: UploadRow
+    staged: StagedFile
+    object_id: str | None
+    forgotten: bool
+    """The file is gone or empty, and the row with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +121,14 @@ class _Recovery:
     stores: Mapping[int, BlobStore]
     report: RecoveryReport
     now_ns: Callable[[], int]
+    begun: list[_Begun] = field(default_factory=list)
+    """For the uploader."""
+    signs: set[str] = field(default_factory=set)
+    """Staged names of rows that stay because their bytes are lost."""
 
-    async def take_up(self, rows: list[UploadRow]) -> set[str]:
-        """The journal rows of one inode, oldest first. Of several contents the newest counts that is there.
-        Answers the names of staged files to be kept."""
+    async def take_up(self, rows: list[UploadRow]) -> None:
+        """The journal rows of one inode, oldest first. Of several contents the newest counts that is
+        there."""
         lost: list[tuple[UploadRow, str]] = []
         found: tuple[UploadRow, StagedFile, ContentDigests] | None = None
         for row in reversed(rows):
@@ -119,49 +143,79 @@ class _Recovery:
                 lost.append((row, "its staged file is gone"))
         if found is None:
             restored = await self.db.write(lambda tx: _restore(tx, rows))
+            if not restored:
+                self.signs.update(row.staged_name for row in rows)
         else:
-            chosen, staged, digests = found
-            kept = await self.db.write(lambda tx: self._keep(tx, rows, chosen, staged.name, digests))
             restored = True
+            await self._go_on(rows, *found)
         for row, reason in lost:
             await self._report_lost(row, reason, restored)
-        if found is None:
-            return set() if restored else {row.staged_name for row in rows}
+
+    def let_go(self, rows: list[UploadRow], object_id: str | None, *, forgotten: bool) -> frozenset[int]:
+        """Contents that nobody wants: the uploader is to see what became of those that may have been begun,
+        whose ids are the answer. ``forgotten``: their rows are gone, or about to go."""
+        begun = set()
+        for row in rows:
+            if row.state is UploadState.DIRTY:
+                continue
+            try:
+                staged = self._open(row)
+            except (DamagedContent, TierUnavailable) as error:
+                logger.info("what upload %d may have left in S3 is left to gc: %s", row.id, error)
+                continue
+            self.begun.append(_Begun(row, staged, object_id, forgotten))
+            begun.add(row.id)
+        return frozenset(begun)
+
+    async def _go_on(
+        self, rows: list[UploadRow], chosen: UploadRow, staged: StagedFile, digests: ContentDigests
+    ) -> None:
+        """One content is the inode's; those before it give way, and those after it are lost."""
+        inode = await self.db.read(lambda tx: inodes.get(tx, chosen.inode_id))
+        earlier = [row for row in rows if row.id < chosen.id]
+        begun = self.let_go(earlier, inode.object_id, forgotten=digests.size_bytes == 0)
+        kept = await self.db.write(lambda tx: self._keep(tx, rows, begun, chosen, staged.name, digests))
         if kept is None:
             await self.db.commit()
             await staged.discard()
-            return set()
-        self.report.contents[chosen.inode_id] = kept, staged
-        return {staged.name}
+        else:
+            self.begun.append(_Begun(kept, staged, inode.object_id, forgotten=False))
+            self.report.contents[chosen.inode_id] = kept, staged
+
+    def _open(self, row: UploadRow) -> StagedFile:
+        local = Local.of(self.stores[row.store_id].config.cached)
+        return self.tier.staging.open(row.staged_name, local, row.digests)
 
     async def _reopen(self, row: UploadRow) -> tuple[StagedFile, ContentDigests]:
         """The staged file of a row, sealed: one that was open is final now, whatever it got after its last
         fsync. The rename is safe: a staged file is found under either of its names."""
-        cached = self.stores[row.store_id].config.cached
-        staged = self.tier.staging.open(row.staged_name, Local.of(cached), row.digests)
+        staged = self._open(row)
         if row.digests is not None:
             await _verify(staged, row.digests)
-        return staged, await staged.seal(rename=cached)
+        return staged, await staged.seal(rename=self.stores[row.store_id].config.cached)
 
     def _keep(
         self,
         tx: Transaction,
         rows: list[UploadRow],
+        begun: frozenset[int],
         chosen: UploadRow,
         staged_name: str,
         digests: ContentDigests,
     ) -> UploadRow | None:
-        """Make one content the inode's; the other rows go. ``None``: it is empty, and needs no upload."""
-        for row in rows:
-            if row.id != chosen.id or chosen.state is UploadState.DIRTY:
-                uploads.finish(tx, row.id)
+        """Make one content the inode's; the other rows go, but for those ``begun``. ``None``: it is empty,
+        and needs no upload, and no row stays."""
         if digests.size_bytes == 0:
-            uploads.finish(tx, chosen.id)
+            for row in rows:
+                uploads.finish(tx, row.id)
             inode = inodes.get(tx, chosen.inode_id)
             inodes.update(tx, chosen.inode_id, size_bytes=0, blob_id=None)
             if inode.blob_id is not None:
                 blobs.drop_ref(tx, inode.blob_id, self.now_ns(), superseded=True)
             return None
+        for row in rows:
+            if row.id not in begun and (row.id != chosen.id or chosen.state is UploadState.DIRTY):
+                uploads.finish(tx, row.id)
         inodes.update(tx, chosen.inode_id, size_bytes=digests.size_bytes)
         if chosen.state is UploadState.SEALED:
             return chosen

@@ -35,6 +35,8 @@ class Content:
     upload: UploadRow
     digests: ContentDigests
     staged: StagedFile
+    object_id: str | None
+    """Of the file: the inode may be gone before S3 is asked what became of a PUT."""
     in_doubt: bool
     """A PUT of it may have taken place; S3 is asked before another is made."""
 
@@ -72,11 +74,12 @@ class Transfer:
             )
         )
         if inode is None:
+            await self.settle(content)
             return None
         hint = ObjectHint(inode.id, path or b"", inode.mode, inode.uid, inode.gid, inode.mtime_ns)
         for _ in range(_REAP_ROUNDS):
             async with self._claim(content):
-                stored = await self._find_or_put(content, inode.object_id, hint)
+                stored = await self._find_or_put(content, hint)
                 try:
                     return await self._commit(content, stored)
                 except BlobIsDeleting:
@@ -88,6 +91,32 @@ class Transfer:
             "an earlier object of the same content is still being deleted", key=stored.location.object_key
         )
 
+    async def settle(self, content: Content) -> None:
+        """End the journal row of a content that nobody wants any more. What a PUT in doubt left in S3 is
+        looked for by its write id and left to the reaper, in the same transaction: until then the row tells
+        of it. Raises what the store or the index does."""
+        upload, now_ns = content.upload, self._now_ns()
+
+        def transaction(tx: Transaction) -> bool:
+            uploads.finish(tx, upload.id)
+            if found is None:
+                return False
+            location = found.location
+            if blobs.find(tx, upload.store_id, location.object_key, location.version_id) is not None:
+                return False  # the same content by another upload: it is named, and not this one's to remove
+            blob = blobs.adopt(tx, upload.store_id, found, content.digests, now_ns)
+            blobs.drop_ref(tx, blob.id, now_ns, superseded=False)
+            return True
+
+        async with self._claim(content):
+            found = None
+            if content.in_doubt:
+                found = await self._stores[upload.store_id].find_write(
+                    content.digests, object_id=content.object_id, write_id=upload.write_id
+                )
+            if await self._db.write(transaction):
+                self._reaper.wake()
+
     @contextlib.asynccontextmanager
     async def _claim(self, content: Content) -> AsyncIterator[None]:
         store_id = content.upload.store_id
@@ -97,9 +126,9 @@ class Transfer:
         else:
             yield  # a new version shares nothing with what is being deleted
 
-    async def _find_or_put(self, content: Content, object_id: str | None, hint: ObjectHint) -> StoredContent:
+    async def _find_or_put(self, content: Content, hint: ObjectHint) -> StoredContent:
         store = self._stores[content.upload.store_id]
-        write_id = content.upload.write_id
+        write_id, object_id = content.upload.write_id, content.object_id
         if content.in_doubt:
             found = await store.find_write(content.digests, object_id=object_id, write_id=write_id)
             if found is not None:

@@ -6,13 +6,17 @@ An upload's states, and what survives a crash in each:
       ▲  │ supersede    │  │                 commit             staged file promoted or removed
       │  ▼              │  └─ row is gone ─► RELEASED ────────► gone
       │ gone            ▼                    commit             (the reaper removes the object)
-      └─────────────  FAILED
+      └─────────────  FAILED ── supersede ─► GIVING WAY ──────► gone
+                                             commit             (the same, if a PUT had taken place)
 
 * QUEUED, UPLOADING, FAILED: the journal row and the staged file are on disk; recovery submits them again.
 * STORED: one transaction has removed the row and put the blob in the inode's place for it. It is durable
   before the staged file goes, since until then that is the only copy that anything durable names.
 * RELEASED: the file was unlinked or emptied meanwhile (its row is gone): the object gets a row and loses it
   again in one transaction, so that the reaper finds it.
+* GIVING WAY: nobody wants the content any more, but a PUT of it may have taken place. Its row goes when S3
+  has been asked; a newer content of the file waits until then, for recovery takes the newest row for the
+  file's content.
 
 *Order.* Contents of one file reach S3 and the index in the order in which they were sealed, one at a time;
 one that is no longer the newest is dropped unless it is under way. Object first, row second
@@ -101,7 +105,10 @@ class _Job(Content):
     logged: str = ""
     forgotten: bool = False
     """Nobody wants the content any more; its journal row is gone."""
-    over: trio.Event = field(default_factory=trio.Event)
+    giving_way: bool = False
+    """All that is left to do is to look for what a PUT in doubt has left."""
+    tried: trio.Event = field(default_factory=trio.Event)
+    """It is over, or has once tried in vain to give way."""
 
     @property
     def what(self) -> str:
@@ -155,9 +162,11 @@ class Uploader:
             ):
                 await self._drained.wait()
 
-    def submit(self, upload: UploadRow, staged: StagedFile, *, recovered: bool = False) -> UploadTicket:
-        """Queue the upload of a sealed file whose journal row is written. ``recovered``: from an earlier
-        mount, which may have begun it."""
+    def submit(
+        self, upload: UploadRow, staged: StagedFile, object_id: str | None, *, recovered: bool = False
+    ) -> UploadTicket:
+        """Queue the upload of a sealed file whose journal row is written. ``object_id``: the file's.
+        ``recovered``: from an earlier mount, which may have begun it."""
         if upload.digests is None:
             raise ValueError(f"upload {upload.id} is not sealed")
         ticket = UploadTicket(upload.id, upload.inode_id, upload.size_bytes)
@@ -165,7 +174,7 @@ class Uploader:
             self._schedule.hurry(earlier)  # its turn is to find out that it is superseded
         tickets = [*self._parked.pop(upload.inode_id, []), ticket]
         in_doubt = recovered or upload.attempts > 0
-        self._jobs[upload.id] = _Job(upload, upload.digests, staged, in_doubt, tickets)
+        self._jobs[upload.id] = _Job(upload, upload.digests, staged, object_id, in_doubt, tickets)
         self._bytes += upload.size_bytes
         self._schedule.add(upload.id, upload.inode_id, upload.size_bytes)
         if self._stopped is not None:
@@ -174,12 +183,14 @@ class Uploader:
         return ticket
 
     def supersede(self, inode_id: int) -> list[int]:
-        """Drop what is queued of a file and not under way; answers the ids of the uploads, whose journal
+        """Drop what is queued of a file and was never begun; answers the ids of the uploads, whose journal
         rows and staged files are the caller's to remove. Who waits for them will wait for the next upload
-        submitted for the file: the caller submits one, or calls :meth:`forget_inode`."""
+        submitted for the file: the caller submits one, or calls :meth:`forget_inode`. What was begun gives
+        way to that one by itself."""
         dropped = []
         for upload_id in self._schedule.jobs_of(inode_id):
-            if self._schedule.state_of(upload_id) is not JobState.RUNNING:
+            running = self._schedule.state_of(upload_id) is JobState.RUNNING
+            if not running and not self._jobs[upload_id].in_doubt:
                 self._schedule.drop(upload_id)
                 self._parked.setdefault(inode_id, []).extend(self._remove(upload_id).tickets)
                 dropped.append(upload_id)
@@ -187,7 +198,7 @@ class Uploader:
 
     def forget_inode(self, inode_id: int) -> None:
         """The file is gone, or empty, and so are its journal rows: drop what is queued and let go of those
-        who wait. What is under way is released when it ends."""
+        who wait. What was begun is released when it ends, or when S3 has been asked about it."""
         self.supersede(inode_id)
         released = self._parked.pop(inode_id, [])
         for upload_id in self._schedule.jobs_of(inode_id):
@@ -195,6 +206,8 @@ class Uploader:
             job.forgotten = True
             released += job.tickets
             job.tickets = []
+            self._schedule.hurry(upload_id)
+        self._wake.set()
         for ticket in released:
             ticket.succeed()
 
@@ -211,23 +224,31 @@ class Uploader:
             if barrier.files_left == 0:
                 break
             await barrier.changed()
-        # What nobody wants any more but is under way: cut off now, it might leave an object without a row.
-        for job in [job for job in self._jobs.values() if job.forgotten]:
-            await job.over.wait()
+        # What nobody wants any more but was begun: cut off now, it might leave an object without a row. It is
+        # given one chance, for no data depends on it; what it leaves if S3 fails is found by gc.
+        forgotten = [job for job in self._jobs.values() if job.forgotten]
+        for job in forgotten:
+            if job.tried.is_set():
+                job.tried = trio.Event()
+            self._schedule.hurry(job.upload.id)
+        self._wake.set()
+        for job in forgotten:
+            await job.tried.wait()
         await trio.lowlevel.checkpoint()
 
     def pending(self) -> PendingUploads:
+        wanted = [job.upload for job in self._jobs.values() if not job.forgotten]
         return PendingUploads(
-            files=len(self._jobs),
-            bytes=self._bytes,
-            oldest_ns=min((job.upload.created_ns for job in self._jobs.values()), default=None),
+            files=len(wanted),
+            bytes=sum(upload.size_bytes for upload in wanted),
+            oldest_ns=min((upload.created_ns for upload in wanted), default=None),
             in_flight=self._schedule.running,
             last_error=next(reversed(self._errors.values()), None),
         )
 
     def state_of(self, inode_id: int) -> Literal["staged", "uploading"] | None:
         """``None``: nothing of the file waits for its upload."""
-        jobs = self._schedule.jobs_of(inode_id)
+        jobs = [job for job in self._schedule.jobs_of(inode_id) if not self._jobs[job].forgotten]
         if not jobs:
             return None
         running = any(self._schedule.state_of(job) is JobState.RUNNING for job in jobs)
@@ -257,8 +278,9 @@ class Uploader:
             await self._wake.wait()
 
     async def _upload(self, job: _Job) -> None:
+        job.giving_way = job.forgotten or len(self._schedule.jobs_of(job.upload.inode_id)) > 1
         try:
-            if len(self._schedule.jobs_of(job.upload.inode_id)) > 1:
+            if job.giving_way:
                 await self._give_way(job)
             else:
                 await self._attempt(job)
@@ -270,7 +292,7 @@ class Uploader:
             await self._failed(job, error)
 
     async def _attempt(self, job: _Job) -> None:
-        committed = None if job.forgotten else await self._transfer.store(job)
+        committed = await self._transfer.store(job)
         if committed is None:
             await self._release(job)
         else:
@@ -306,11 +328,10 @@ class Uploader:
             self._pass_on(job)
 
     async def _give_way(self, job: _Job) -> None:
-        """A newer content of the file waits behind this one."""
-        await self._db.write(lambda tx: uploads.finish(tx, job.upload.id))
-        await self._discard(job)
-        self._end(job)
-        self._pass_on(job)
+        """A newer content of the file waits behind this one, or the file is gone."""
+        await self._transfer.settle(job)
+        await self._db.flush()  # until then a crash brings the row back, and its file has to be there
+        await self._release(job)
 
     def _pass_on(self, job: _Job) -> None:
         """Who waits for this upload waits for the next one of the file."""
@@ -327,8 +348,9 @@ class Uploader:
             logger.warning("%s is over, but its staged file stays: %s", job.what, error)
 
     async def _failed(self, job: _Job, error: S3BlobFSError) -> None:
-        if job.forgotten:
-            await self._release(job)
+        if job.forgotten and not job.giving_way:
+            self._schedule.retry(job.upload.id, trio.current_time())  # not to upload it, but to give way
+            self._wake.set()
             return
         job.failures += 1
         message = str(error)
@@ -345,16 +367,21 @@ class Uploader:
         if message != job.logged:
             job.logged = message
             name = path.decode(errors="backslashreplace") if path is not None else job.what
-            store = self._stores[job.upload.store_id].config
             logger.warning(
-                "uploading %s to %s failed and is tried again in %.0f s: %s",
-                name,
-                store.uri,
+                "%s %s %s %s failed and is tried again in %.0f s: %s",
+                *(("finding", name, "in") if job.giving_way else ("uploading", name, "to")),
+                self._stores[job.upload.store_id].config.uri,
                 delay_s,
                 message,
             )
         self._schedule.retry(job.upload.id, trio.current_time() + delay_s)
-        if len(self._schedule.jobs_of(job.upload.inode_id)) > 1:
+        held_up = self._schedule.jobs_of(job.upload.inode_id)
+        if job.giving_way:
+            job.tried.set()
+            for upload_id in held_up[1:]:  # who waits for what waits behind it hears of the trouble too
+                for ticket in self._jobs[upload_id].tickets:
+                    ticket.fail(error)
+        elif len(held_up) > 1:
             self._schedule.hurry(job.upload.id)
         self._wake.set()
         for ticket in job.tickets:
@@ -372,7 +399,7 @@ class Uploader:
 
     def _remove(self, upload_id: int) -> _Job:
         job = self._jobs.pop(upload_id)
-        job.over.set()
+        job.tried.set()
         self._bytes -= job.upload.size_bytes
         self._errors.pop(upload_id, None)
         self._drained.set()

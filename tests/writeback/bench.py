@@ -181,7 +181,7 @@ class Volume:
 
     async def seal(self, inode: InodeRow, data: bytes) -> Sealed:
         row, staged = await self.journal(inode, data)
-        return Sealed(row, staged, self.uploader.submit(row, staged))
+        return Sealed(row, staged, self.uploader.submit(row, staged, inode.object_id))
 
     async def write(self, inode: InodeRow, data: bytes) -> BlobContent:
         """Seal and wait until it is in S3."""
@@ -226,6 +226,10 @@ class Volume:
 
     def keys(self) -> set[str]:
         return set(self.bucket().versions)
+
+    def objects(self) -> int:
+        """How many there are in the bucket, every version counted."""
+        return sum(len(versions) for versions in self.bucket().versions.values())
 
     def requests(self) -> dict[str, int]:
         """What was asked of S3 since the last call, by kind."""

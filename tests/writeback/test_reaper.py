@@ -269,7 +269,10 @@ async def test_upload_that_meets_a_marked_row_makes_the_object_anew(clock: MockC
         assert digest.nursery is not None
         await digest.nursery.start(digest.reaper.run)
     assert await digest.content(again) == b"foo"
-    assert digest.requests() == {"delete": 1, "head": 1, "put": 1, "get": 1}
+    requests = digest.requests()
+    # The test's time passes while threads are at work, so the upload may look more than once.
+    assert requests.pop("head") >= 1
+    assert requests == {"delete": 1, "put": 1, "get": 1}
 
 
 async def test_object_that_an_upload_counts_on_is_not_deleted(clock: MockClock, digest: Volume) -> None:

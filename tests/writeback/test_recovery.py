@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from s3blobfs.errors import TierUnavailable, TransientS3Error
@@ -15,8 +16,8 @@ from s3blobfs.index.transaction import Transaction
 from s3blobfs.index.uploads import UploadRow, UploadState
 from s3blobfs.s3.fake import FakeS3
 from s3blobfs.tier.staging import StagedFile
-from s3blobfs.types import Keying
-from tests.writeback.bench import Volume, mounted, now_ns
+from s3blobfs.types import Keying, ObjectHint
+from tests.writeback.bench import GRACE_S, Volume, mounted, now_ns
 
 LOST = pytest.mark.expected_log("bytes written to .* are lost")
 
@@ -153,12 +154,78 @@ async def test_of_several_contents_the_newest_counts(
     async with mounted(tmp_path, server) as volume:
         report = await volume.recover()
         assert report.contents[inode.id][0] == newest
-        assert len(report.swept) == 1
-        assert [row.id for row in await volume.journal_rows()] == [newest.id]
         await volume.start()
         await volume.uploader.barrier()
         assert await volume.content(inode) == b"second"
         assert len(volume.bucket().versions["id-file"]) == 1
+        assert await volume.journal_rows() == []
+        assert volume.tier.staging.names() == set()
+
+
+@pytest.mark.parametrize("keying", [Keying.DIGEST, Keying.VERSIONED])
+async def test_what_the_crash_hid_of_an_earlier_content_is_removed(
+    clock: MockClock, tmp_path: Path, server: FakeS3, keying: Keying
+) -> None:
+    """Killed while its PUT was under way and a newer content waited behind it."""
+    async with mounted(tmp_path, server, keying=keying) as before:
+        inode = await before.make_file()
+        first, staged = await before.journal(inode, b"first")
+        await before.journal(inode, b"second")
+        await _put(before, inode, first, staged)
+    async with mounted(tmp_path, server) as volume:
+        await volume.recover()
+        await volume.start()
+        await volume.uploader.barrier()
+        await trio.sleep(GRACE_S)
+        await volume.reaper.drain()
+        assert await volume.content(inode) == b"second"
+        assert volume.objects() == 1
+        assert await volume.problems() == []
+
+
+async def _put(volume: Volume, inode: InodeRow, upload: UploadRow, staged: StagedFile) -> None:
+    """Store a content that is journalled, and tell nobody."""
+    assert upload.digests is not None
+    await volume.stores[upload.store_id].put(
+        staged.path,
+        upload.digests,
+        object_id=inode.object_id,
+        write_id=upload.write_id,
+        hint=ObjectHint(inode.id, b"file", inode.mode, inode.uid, inode.gid, inode.mtime_ns),
+    )
+
+
+async def test_earlier_content_whose_staged_file_is_gone_holds_up_nothing(
+    clock: MockClock, tmp_path: Path, server: FakeS3
+) -> None:
+    async with mounted(tmp_path, server) as before:
+        inode = await before.make_file()
+        _, staged = await before.journal(inode, b"first")
+        newest, _ = await before.journal(inode, b"second")
+        staged.path.unlink()
+    async with mounted(tmp_path, server) as volume:
+        report = await volume.recover()
+        assert report.lost == []
+        assert [row.id for row in await volume.journal_rows()] == [newest.id]
+
+
+async def test_emptied_by_a_sync_after_a_content_that_had_reached_s3(
+    clock: MockClock, tmp_path: Path, server: FakeS3
+) -> None:
+    async with mounted(tmp_path, server, keying=Keying.VERSIONED) as before:
+        inode = await before.make_file()
+        first, staged = await before.journal(inode, b"first")
+        await _put(before, inode, first, staged)
+        await _journal_dirty(before, inode, b"")
+    async with mounted(tmp_path, server) as volume:
+        report = await volume.recover()
+        assert report.contents == {}
+        await volume.start()
+        await volume.uploader.barrier()
+        await volume.reaper.drain()
+        assert (await volume.inode(inode.id)).size_bytes == 0
+        assert volume.objects() == 0
+        assert volume.tier.staging.names() == set()
 
 
 # --- what is lost -------------------------------------------------------------------------------------
@@ -265,8 +332,8 @@ async def test_files_unlinked_while_open_are_removed(
         await before.start()
         stored, staged_only = await before.make_file("stored"), await before.make_file("staged")
         await before.write(stored, b"stored")
-        before.script.on("put").stalls()
-        await before.journal(staged_only, b"staged")
+        row, staged = await before.journal(staged_only, b"staged")
+        await _put(before, staged_only, row, staged)
 
         def unlink_both(tx: Transaction) -> None:
             for inode, name in ((stored, b"stored"), (staged_only, b"staged")):
@@ -278,11 +345,11 @@ async def test_files_unlinked_while_open_are_removed(
         report = await volume.recover()
         assert report.orphans == 2
         assert report.contents == {}
-        assert len(report.swept) == 1
         await volume.start()
         await volume.until(lambda: volume.keys() == set())
         assert await volume.reaper.drain() == 0
         assert await volume.blob_states() == {}
+        assert volume.tier.staging.names() == set()
         assert await volume.problems() == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 import trio
@@ -11,9 +12,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from s3blobfs.errors import AccessDenied, IndexUnavailable, ObjectStoreError, TransientS3Error
 from s3blobfs.index import inodes, uploads
 from s3blobfs.index.blobs import BlobState
+from s3blobfs.index.inodes import InodeRow
+from s3blobfs.s3.fake import FakeS3
 from s3blobfs.trace import Local
+from s3blobfs.types import Keying
 from tests.blobstore.bench import note
-from tests.writeback.bench import FOO_MD5, Volume
+from tests.writeback.bench import FOO_MD5, GRACE_S, Sealed, Volume, mounted
 
 FAILED = pytest.mark.expected_log("^uploading .* failed and is tried again")
 
@@ -151,6 +155,7 @@ async def test_unsealed_row_is_refused(clock: MockClock, digest: Volume) -> None
                 row.id, inode.id, 1, row.staged_name, 3, None, "w", uploads.UploadState.DIRTY, 0, 0, None
             ),
             staged,
+            None,
         )
 
 
@@ -275,7 +280,7 @@ async def test_unreadable_staged_file_is_an_error_like_others(clock: MockClock, 
     row, staged = await digest.journal(inode, b"foo")
     hidden = staged.path.with_name("hidden")
     staged.path.rename(hidden)
-    ticket = digest.uploader.submit(row, staged)
+    ticket = digest.uploader.submit(row, staged, None)
     with pytest.raises(Exception, match=r"reading .*: No such file"):
         await ticket.wait()
     hidden.rename(staged.path)
@@ -412,6 +417,108 @@ async def test_newer_content_does_not_wait_for_the_backoff_of_an_older_one(
     assert trio.current_time() - begun < 0.5
     assert second.ticket.done
     assert await digest.content(inode) == b"second"
+
+
+# --- contents that nobody wants any more, and that S3 may have --------------------------------------------
+
+LOOKED_FOR = pytest.mark.expected_log("^finding .* failed and is tried again")
+
+
+async def _lose_an_answer(volume: Volume, inode: InodeRow, data: bytes) -> Sealed:
+    """The PUT takes place, and its answer does not come."""
+    volume.script.on("put", nth=1).applies_then_raises(TransientS3Error("reset"))
+    sealed = await volume.seal(inode, data)
+    with pytest.raises(TransientS3Error):
+        await sealed.ticket.wait()
+    assert volume.objects() == 1
+    return sealed
+
+
+@FAILED
+@pytest.mark.parametrize("keying", Keying)
+async def test_superseded_content_in_doubt_is_found_and_removed(
+    clock: MockClock, tmp_path: Path, server: FakeS3, keying: Keying
+) -> None:
+    async with mounted(tmp_path, server, keying=keying) as volume:
+        await volume.start()
+        inode = await volume.make_file()
+        first = await _lose_an_answer(volume, inode, b"first")
+        second = await volume.seal(inode, b"second")
+        assert [row.id for row in await volume.journal_rows()] == [first.upload.id, second.upload.id]
+        await second.ticket.wait()
+        assert first.ticket.done
+        assert first.staged.gone
+        assert await volume.journal_rows() == []
+        await trio.sleep(GRACE_S)
+        await volume.reaper.drain()
+        assert volume.objects() == 1
+        assert await volume.content(inode) == b"second"
+        assert await volume.problems() == []
+
+
+@FAILED
+async def test_superseded_content_in_doubt_that_another_file_has(clock: MockClock, digest: Volume) -> None:
+    await digest.start()
+    inode, other = await digest.make_file(), await digest.make_file("other")
+    await _lose_an_answer(digest, inode, b"foo")
+    await digest.write(other, b"foo")
+    await digest.write(inode, b"bar")
+    await trio.sleep(GRACE_S)
+    await digest.reaper.drain()
+    assert await digest.content(other) == b"foo"
+    assert digest.objects() == 2
+
+
+@FAILED
+@LOOKED_FOR
+async def test_newer_content_waits_until_an_older_one_in_doubt_is_settled(
+    clock: MockClock, versioned: Volume
+) -> None:
+    """Else recovery might take the older row for the file's content; who waits hears what it is about."""
+    await versioned.start()
+    inode = await versioned.make_file()
+    first = await _lose_an_answer(versioned, inode, b"first")
+    versioned.script.on("list_versions", nth=1).raises(TransientS3Error("still down"))
+    second = await versioned.seal(inode, b"second")
+    with pytest.raises(TransientS3Error, match="still down"):
+        await second.ticket.wait()
+    assert [row.id for row in await versioned.journal_rows()] == [first.upload.id, second.upload.id]
+    assert versioned.uploader.state_of(inode.id) == "staged"
+    await second.ticket.wait()
+    await versioned.reaper.drain()
+    assert [version.data for version in versioned.bucket().versions["id-file"]] == [b"second"]
+
+
+@FAILED
+async def test_what_a_lost_put_left_of_an_unlinked_file_is_removed(
+    clock: MockClock, versioned: Volume
+) -> None:
+    await versioned.start()
+    inode = await versioned.make_file()
+    sealed = await _lose_an_answer(versioned, inode, b"foo")
+    await versioned.unlink(inode)
+    assert versioned.uploader.state_of(inode.id) is None
+    assert versioned.uploader.pending().files == 0
+    await versioned.uploader.barrier()
+    assert sealed.staged.gone
+    await versioned.reaper.drain()
+    assert versioned.objects() == 0
+
+
+@FAILED
+@LOOKED_FOR
+async def test_barrier_does_not_wait_for_what_nobody_wants(clock: MockClock, versioned: Volume) -> None:
+    """It is given one chance in each barrier, and goes on trying by itself."""
+    await versioned.start()
+    inode = await versioned.make_file()
+    await _lose_an_answer(versioned, inode, b"foo")
+    for nth in range(1, 4):
+        versioned.script.on("list_versions", nth=nth).raises(TransientS3Error("503"))
+    await versioned.unlink(inode)
+    for _ in range(2):
+        await versioned.uploader.barrier()
+        assert versioned.objects() == 1
+    await versioned.until(lambda: versioned.objects() == 0)
 
 
 # --- files that go ------------------------------------------------------------------------------------
