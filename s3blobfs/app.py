@@ -61,7 +61,7 @@ from s3blobfs.volume.paths import VolumePaths
 from s3blobfs.volume.tier_mark import claim_tier
 from s3blobfs.writeback.reaper import Reaper
 from s3blobfs.writeback.recovery import recover
-from s3blobfs.writeback.uploader import Uploader
+from s3blobfs.writeback.uploader import Limits, Uploader
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +191,9 @@ class _Mount:
                 db=db,
                 tier=tier,
                 stores=blob_stores,
-                make_uploader=partial(Uploader, db, tier, blob_stores, reaper),
+                make_uploader=partial(
+                    Uploader, db, tier, blob_stores, reaper, limits=Limits(queue=options.queue)
+                ),
                 reaper=reaper,
                 tracer=tracer,
                 durability=options.durability or volume.durability,
@@ -370,6 +372,7 @@ class _Mount:
 
     def _describe(self, parts: _Parts) -> Json:
         options, volume, tier = self._options, parts.volume, parts.tier.status()
+        uploader = parts.filesystem.uploader
         return {
             "volume": {"id": volume.volume_id, "uri": volume.uri, "created_ns": volume.created_ns},
             "mount": {
@@ -385,7 +388,7 @@ class _Mount:
             },
             "stores": [store_to_json(store.config) for store in parts.filesystem.stores.values()],
             "filesystem": asdict(parts.filesystem.status()),
-            "uploads": asdict(parts.filesystem.uploader.pending()),
+            "uploads": {**asdict(uploader.pending()), **asdict(uploader.admission.status())},
             "tier": {**asdict(tier), "directory": str(tier.directory)},
             "index_copy": asdict(parts.shipper.status()) if parts.shipper else {},
             "counts": dict(sorted((what.value, count) for what, count in self._tracer.counts.items())),

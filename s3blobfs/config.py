@@ -110,6 +110,22 @@ class IndexCopyOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueOptions:
+    """What may wait for its upload while nobody waits for S3 (durability ``disk``); see
+    :mod:`s3blobfs.writeback.admission`."""
+
+    size_bytes: int = 4 * GIB
+    files: int = 10_000
+    age_s: float = 3600.0
+    """Of the one that waits longest, when writers begin to be slowed."""
+
+    def __post_init__(self) -> None:
+        """Raises :class:`UsageError` for a limit that nothing could keep."""
+        if self.size_bytes < 1 or self.files < 1 or self.age_s <= 0:
+            raise UsageError("the limits of the queue of uploads are larger than 0")
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeSettings:
     """What a volume is; written once by mkfs."""
 
@@ -146,6 +162,7 @@ class MountOptions:
     attr_timeout_s: float = 300.0
     """Long: this process is the only writer and tells the kernel what changed behind its back."""
     index_copy: IndexCopyOptions = field(default_factory=IndexCopyOptions)
+    queue: QueueOptions = field(default_factory=QueueOptions)
     commit_delay_s: float = 0.05
     """How long metadata changes wait for company in one index commit."""
     fuse_options: tuple[str, ...] = ()

@@ -10,7 +10,8 @@ import click
 
 from s3blobfs.cli.console import size_text
 from s3blobfs.cli.main import EXIT_FAILED
-from s3blobfs.cli.tools import Tool, duration, tool_options
+from s3blobfs.cli.params import duration
+from s3blobfs.cli.tools import Tool, tool_options
 from s3blobfs.maintenance import gc as maintenance
 from s3blobfs.maintenance.gc import GcOptions
 from s3blobfs.maintenance.target import Json

@@ -10,8 +10,8 @@ import click
 
 from s3blobfs.cli import daemon
 from s3blobfs.cli.fstab import parse_options
-from s3blobfs.cli.params import DURABILITY, PATH, s3_options, s3_uri, size, take_s3_options
-from s3blobfs.config import DAY_S, IndexCopyOptions, MountOptions, S3Options, TierOptions
+from s3blobfs.cli.params import DURABILITY, PATH, duration, s3_options, s3_uri, size, take_s3_options
+from s3blobfs.config import DAY_S, IndexCopyOptions, MountOptions, QueueOptions, S3Options, TierOptions
 from s3blobfs.errors import UsageError
 from s3blobfs.types import Durability
 from s3blobfs.volume.descriptor import VolumeDescriptor
@@ -42,7 +42,7 @@ _FSTAB_NAMES = frozenset(
     {
         *("index", "cache_dir", "cache_size", "durability", "read_only", "allow_other", "trace"),
         *("trace_client", "endpoint_url", "region", "profile", "path_style", "ca_bundle", "sse_s3"),
-        *("index_sync", "index_lag", "index_retention"),
+        *("queue_size", "queue_files", "queue_age", "index_sync", "index_lag", "index_retention"),
         *("sse_kms_key_id", "storage_class", "request_timeout", "total_timeout"),
     }
 )
@@ -66,6 +66,19 @@ _FSTAB_NAMES = frozenset(
 @click.option(
     "--durability", type=DURABILITY, help="What close() waits for; the volume's setting if not given."
 )
+@click.option(
+    "--queue-size", type=size, metavar="SIZE", default="4G", show_default=True,
+    help="With --durability disk: how much may wait for its upload. Writers are slowed from half of it on, "
+    "wait at it, and get ENOSPC if uploads fail.",
+)  # fmt: skip
+@click.option(
+    "--queue-files", type=click.IntRange(1), metavar="N", default=10_000, show_default=True,
+    help="The same, for how many files.",
+)  # fmt: skip
+@click.option(
+    "--queue-age", type=duration, metavar="AGE", default="1h", show_default=True,
+    help="With --durability disk: writers are slowed, too, while a file waits for its upload for longer.",
+)  # fmt: skip
 @click.option("--read-only", is_flag=True, help="Refuse all changes.")
 @click.option("--allow-other", is_flag=True, help="Let other users in, by the files' permissions.")
 @click.option(
@@ -193,6 +206,9 @@ def _options(
             sync=values["index_sync"],
             retention_s=values["index_retention"] * DAY_S,
             take_over=values["take_over"],
+        ),
+        queue=QueueOptions(
+            size_bytes=values["queue_size"], files=values["queue_files"], age_s=values["queue_age"]
         ),
         fuse_options=kernel_options,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,9 @@ from s3blobfs.errors import UsageError
 from s3blobfs.types import DigestAlgorithm, Durability, Keying
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.IGNORECASE)
+_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def s3_uri(text: str) -> tuple[str, str]:
@@ -51,6 +55,14 @@ def moment(text: str) -> int:
         return round(datetime.fromisoformat(text).astimezone().timestamp() * 10**9)
     except (ValueError, OverflowError, OSError) as error:
         raise click.BadParameter(f"not a time: {text!r}; write for example 2026-01-31T12:30") from error
+
+
+def duration(text: str) -> float:
+    """Type of a parameter: ``90``, ``15m``, ``1d`` …, in seconds."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise click.BadParameter(f"not a duration: {text!r}; write for example 90s, 12h or 30d")
+    return float(match[1]) * _UNITS_S[match[2].lower()]
 
 
 PATH = click.Path(path_type=Path)

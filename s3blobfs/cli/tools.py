@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,6 @@ from s3blobfs.offline import IndexCopy, OfflineVolume, run_offline
 from s3blobfs.volume.paths import VolumePaths
 
 URI_SCHEME = "s3://"
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", re.IGNORECASE)
-_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 _PARAMETERS = (
     click.argument("target", metavar="MOUNTPOINT|s3://BUCKET[/PREFIX]"),
@@ -38,14 +35,6 @@ _PARAMETERS = (
     ),
     click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object."),
 )  # fmt: skip
-
-
-def duration(text: str) -> float:
-    """Type of a parameter: ``90``, ``15m``, ``1d`` …, in seconds."""
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise click.BadParameter(f"not a duration: {text!r}; write for example 90s, 12h or 30d")
-    return float(match[1]) * _UNITS_S[match[2].lower()]
 
 
 def tool_options(function: Decorated) -> Decorated:

@@ -53,9 +53,14 @@ class Writing:
     async def write(self, handle: FileHandle, offset: int, data: bytes) -> int:
         """pwrite(2) of all of ``data``; with O_APPEND at the end of the file.
 
-        ``EFBIG`` beyond what one S3 object holds; :class:`TierFull` when the local tier has no room."""
+        ``EFBIG`` beyond what one S3 object holds; :class:`TierFull` when the local tier has no room, or, with
+        durability ``disk``, the queue of uploads (see :mod:`s3blobfs.writeback.admission`)."""
         if not handle.writable:
             raise FilesystemError(errno.EBADF)
+        if self._core.durability is Durability.DISK:
+            # With S3 the closer waits for its upload anyway. Not in close: what was taken is queued, and who
+            # closes does not wait for S3. Not under the inode's lock: others may read it meanwhile.
+            await self._core.uploader.admission.admit(len(data))
         inode = handle.inode
         async with inode.lock:
             if handle.appends:
@@ -187,10 +192,6 @@ class Writing:
         staged = content.staged
         assert staged is not None
         config = core.store_of(inode)
-        if core.durability is Durability.DISK:
-            # With S3 the closer waits for its upload anyway, and must hear of an outage instead of waiting
-            # for room in the queue.
-            await core.uploader.admit(staged.size_bytes)
         digests = await staged.seal(rename=config.cached)
         reached(Failpoint.SEALED)
         dropped = core.uploader.supersede(inode.id)

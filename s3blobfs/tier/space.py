@@ -102,6 +102,14 @@ class Space:
     def limit_bytes(self) -> int:
         return self._options.size_limit_bytes
 
+    @property
+    def stageable_bytes(self) -> int:
+        """About how much more can be staged, with what is cached evicted; the disk as it was a moment ago.
+        :class:`TierUnavailable` when the disk does not say."""
+        if self._clock() - self._sampled_at >= _SAMPLE_S:
+            self._sample()
+        return max(0, min(self._options.size_limit_bytes - self._total, self._headroom) + self.cached_bytes)
+
     def free_bytes(self) -> int:
         """Free on the disk, now. :class:`TierUnavailable` when the disk does not say."""
         return self._free_bytes()

@@ -39,7 +39,7 @@ from typing import Literal, Protocol
 import trio
 
 from s3blobfs.blobstore.protocol import BlobStore
-from s3blobfs.config import GIB
+from s3blobfs.config import QueueOptions
 from s3blobfs.errors import S3BlobFSError, TierError, TierUnavailable, TransientS3Error, VolumeIndexError
 from s3blobfs.failpoints import Failpoint, reached
 from s3blobfs.index import dentries, uploads
@@ -51,6 +51,7 @@ from s3blobfs.tier.cache import CacheEntry
 from s3blobfs.tier.staging import StagedFile
 from s3blobfs.tier.tier import Tier
 from s3blobfs.types import BlobContent
+from s3blobfs.writeback.admission import Admission, Load
 from s3blobfs.writeback.reaper import Reaper
 from s3blobfs.writeback.schedule import Backoff, JobState, Schedule, ScheduleLimits
 from s3blobfs.writeback.tickets import Barrier, UploadTicket
@@ -74,9 +75,7 @@ class UploadListener(Protocol):
 class Limits:
     """How much waits, and how much is under way."""
 
-    queued_files: int = 10_000
-    queued_bytes: int = 4 * GIB
-    """What :meth:`Uploader.admit` lets in before it waits."""
+    queue: QueueOptions = field(default_factory=QueueOptions)
     schedule: ScheduleLimits = field(default_factory=ScheduleLimits)
     transient: Backoff = field(default_factory=lambda: Backoff(first_s=1.0, longest_s=60.0))
     permanent: Backoff = field(default_factory=lambda: Backoff(first_s=15.0, longest_s=600.0))
@@ -107,6 +106,8 @@ class _Job(Content):
     """Nobody wants the content any more; its journal row is gone."""
     giving_way: bool = False
     """All that is left to do is to look for what a PUT in doubt has left."""
+    since: float = 0.0
+    """On trio's clock: when it was sealed."""
     tried: trio.Event = field(default_factory=trio.Event)
     """It is over, or has once tried in vain to give way."""
 
@@ -146,21 +147,18 @@ class Uploader:
         self._errors: dict[int, str] = {}
         """By upload, the latest last."""
         self._wake = trio.Event()
-        self._drained = trio.Event()
-        self._admitting = trio.StrictFIFOLock()
+        self._now_ns = now_ns
+        self.admission = Admission(self._limits.queue, self._load, lambda: tier.space.stageable_bytes)
+        """To be asked before a write that nobody will wait for."""
         self._stopped: S3BlobFSError | None = None
 
     # -- for the filesystem ----------------------------------------------------------------------------
 
-    async def admit(self, size_bytes: int) -> None:
-        """Wait until the queue has room for a file of this size; one alone is always let in. First come,
-        first served. The bound is soft by what is admitted and not yet submitted."""
-        async with self._admitting:
-            while self._jobs and (
-                len(self._jobs) >= self._limits.queued_files
-                or self._bytes + size_bytes > self._limits.queued_bytes
-            ):
-                await self._drained.wait()
+    def _load(self) -> Load:
+        # In the order in which they were submitted; to go through all of them at each write would be dear.
+        oldest = next((job.since for job in self._jobs.values() if not job.forgotten), None)
+        age_s = 0.0 if oldest is None else trio.current_time() - oldest
+        return Load(len(self._jobs), self._bytes, age_s, next(reversed(self._errors.values()), None))
 
     def submit(
         self, upload: UploadRow, staged: StagedFile, object_id: str | None, *, recovered: bool = False
@@ -174,7 +172,19 @@ class Uploader:
             self._schedule.hurry(earlier)  # its turn is to find out that it is superseded
         tickets = [*self._parked.pop(upload.inode_id, []), ticket]
         in_doubt = recovered or upload.attempts > 0
-        self._jobs[upload.id] = _Job(upload, upload.digests, staged, object_id, in_doubt, tickets)
+        # The index's clock may be set back and forth; only across mounts there is no other.
+        age_s = max(0, self._now_ns() - upload.created_ns) / 10**9 if recovered else 0.0
+        if not self._jobs:
+            self.admission.moved()
+        self._jobs[upload.id] = _Job(
+            upload,
+            upload.digests,
+            staged,
+            object_id,
+            in_doubt,
+            tickets,
+            since=trio.current_time() - age_s,
+        )
         self._bytes += upload.size_bytes
         self._schedule.add(upload.id, upload.inode_id, upload.size_bytes)
         if self._stopped is not None:
@@ -362,6 +372,7 @@ class Uploader:
             path = None
         self._errors.pop(job.upload.id, None)
         self._errors[job.upload.id] = message
+        self.admission.failed()
         backoff = self._limits.transient if isinstance(error, TransientS3Error) else self._limits.permanent
         delay_s = backoff.delay_s(job.failures, self._jitter())
         if message != job.logged:
@@ -402,6 +413,5 @@ class Uploader:
         job.tried.set()
         self._bytes -= job.upload.size_bytes
         self._errors.pop(upload_id, None)
-        self._drained.set()
-        self._drained = trio.Event()
+        self.admission.moved()
         return job

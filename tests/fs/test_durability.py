@@ -14,8 +14,15 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from s3blobfs.config import MIB
-from s3blobfs.errors import AccessDenied, BucketNotFound, EntityTooLarge, PermanentS3Error, TransientS3Error
+from s3blobfs.config import MIB, QueueOptions
+from s3blobfs.errors import (
+    AccessDenied,
+    BucketNotFound,
+    EntityTooLarge,
+    PermanentS3Error,
+    TierFull,
+    TransientS3Error,
+)
 from s3blobfs.types import Durability
 from tests.fs.calls import calm, find, opened_file, pattern, refused, resize, versions, xattr
 from tests.support.rig import BUCKET, ROOT, USER, Rig, Setup, open_rig
@@ -425,7 +432,9 @@ async def test_a_file_larger_than_the_tier_can_be_read(any_setup: Setup) -> None
         assert await rig.read_file(b"f") == pattern(6 * MIB)
 
 
-async def test_nothing_is_lost_while_s3_is_held_and_the_tier_is_full(small_setup: Setup) -> None:
+async def test_nothing_is_lost_while_s3_is_held_and_the_tier_is_full(
+    small_setup: Setup, autojump_clock: MockClock
+) -> None:
     setup = replace(small_setup, durability=Durability.DISK)
     kept = []
     async with crashing(setup) as rig:
@@ -433,7 +442,7 @@ async def test_nothing_is_lost_while_s3_is_held_and_the_tier_is_full(small_setup
         for number in range(10):
             try:
                 await rig.write_file(b"f%d" % number, pattern(MIB, number + 1))
-            except Exception:
+            except TierFull:
                 break
             kept.append(number)
         assert 2 <= len(kept) < 10
@@ -442,3 +451,28 @@ async def test_nothing_is_lost_while_s3_is_held_and_the_tier_is_full(small_setup
     async with open_rig(setup) as rig:
         for number in kept:
             assert await rig.read_file(b"f%d" % number) == pattern(MIB, number + 1)
+
+
+@pytest.mark.expected_log(FAILED_UPLOAD)
+async def test_a_full_queue_is_enospc_to_the_writer_and_not_to_close(
+    disk_setup: Setup, autojump_clock: MockClock
+) -> None:
+    """With room on the disk: what was taken is acknowledged, and what is not taken is said in time."""
+    setup = replace(disk_setup, queue=QueueOptions(files=3))
+    async with crashing(setup) as rig:
+        rig.faults.on("put").raises(TransientS3Error("no answer"))
+        opened, made = await rig.fs.create(ROOT, b"open", 0o644, os.O_RDWR, USER)
+        await rig.fs.write(opened.handle, 0, b"taken")
+        for number in range(3):
+            await rig.write_file(b"f%d" % number, b"%d" % number)
+        with refused(errno.ENOSPC):
+            await rig.fs.write(opened.handle, 5, b" and refused")
+        await rig.fs.flush(opened.handle)
+        await rig.fs.release(opened.handle)
+        assert await xattr(rig, made.inode_id, "state") == "staged"
+    async with open_rig(setup) as rig:
+        assert await rig.read_file(b"open") == b"taken"
+        for number in range(3):
+            assert await rig.read_file(b"f%d" % number) == b"%d" % number
+        await rig.fs.sync(None, None)
+        await rig.write_file(b"again", b"room")

@@ -16,7 +16,7 @@ import trio
 
 from s3blobfs.blobstore.open import open_store
 from s3blobfs.blobstore.protocol import BlobStore
-from s3blobfs.config import MIB, ReadOptions, TierOptions
+from s3blobfs.config import MIB, QueueOptions, ReadOptions, TierOptions
 from s3blobfs.fs.attributes import Attributes, Caller
 from s3blobfs.fs.facade import Filesystem
 from s3blobfs.index import inodes, stores
@@ -29,7 +29,7 @@ from s3blobfs.trace import Tracer
 from s3blobfs.types import DigestAlgorithm, Durability, Keying
 from s3blobfs.writeback.reaper import Reaper
 from s3blobfs.writeback.recovery import recover
-from s3blobfs.writeback.uploader import Uploader
+from s3blobfs.writeback.uploader import Limits, Uploader
 
 BUCKET = "bucket"
 ROOT = inodes.ROOT_INODE_ID
@@ -45,6 +45,7 @@ class Setup:
     cached: bool = True
     durability: Durability = Durability.S3
     cache_bytes: int = 256 * MIB
+    queue: QueueOptions = field(default_factory=QueueOptions)
     read: ReadOptions = field(default_factory=ReadOptions)
     server: FakeS3 = field(default_factory=FakeS3)
     grace_s: float = 3600.0
@@ -149,7 +150,9 @@ async def open_rig(setup: Setup, *, check: bool = True) -> AsyncIterator[Rig]:
             db=db,
             tier=tier,
             stores=opened,
-            make_uploader=lambda listener: Uploader(db, tier, opened, reaper, listener, now_ns=setup.now_ns),
+            make_uploader=lambda listener: Uploader(
+                db, tier, opened, reaper, listener, limits=Limits(queue=setup.queue), now_ns=setup.now_ns
+            ),
             reaper=reaper,
             tracer=tracer,
             durability=setup.durability,

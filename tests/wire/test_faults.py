@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from s3blobfs.control.client import MountedVolume as Control
 from tests.fs.calls import pattern
 from tests.support.proxy import WireFault, error_answer
 from tests.support.servers import S3Server
@@ -233,3 +234,24 @@ def test_a_read_of_a_stalled_server_ends_in_time(wire: Wire, cold: Cold) -> None
     stall.set()
     wire.proxy.clear()
     assert path.read_bytes() == data
+
+
+def test_the_queue_is_bounded_and_says_how_full_it_is(wire: Wire) -> None:
+    """With durability disk nobody waits for S3, so those who write are slowed in time."""
+    wire.volume.remount("--durability=disk", "--queue-files=10", "--queue-size=2G", "--queue-age=2h")
+    control = Control.of(wire.root)
+
+    def uploads() -> dict[str, object]:
+        found: dict[str, object] = control.call("status")["uploads"]
+        return found
+
+    assert (uploads()["writers"], uploads()["limit_files"]) == ("free", 10)
+    assert (uploads()["limit_bytes"], uploads()["limit_age_s"]) == (2 * 2**30, 7200)
+    wire.proxy.on(SLOW_DOWN, method="*", path=blobs(wire))
+    for number in range(8):
+        wire.put(wire.root / f"queued{number}", content())
+    assert (uploads()["writers"], uploads()["files"]) == ("slowed", 8)
+    wire.proxy.clear()
+    wire.sync()
+    assert (uploads()["writers"], uploads()["files"]) == ("free", 0)
+    wire.volume.remount()

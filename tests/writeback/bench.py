@@ -13,7 +13,7 @@ import trio
 
 from s3blobfs.blobstore.open import open_store
 from s3blobfs.blobstore.protocol import BlobStore
-from s3blobfs.config import ReadOptions, TierOptions
+from s3blobfs.config import QueueOptions, ReadOptions, TierOptions
 from s3blobfs.index import blobs, dentries, inodes, stores, uploads
 from s3blobfs.index.blobs import BlobRow, BlobState
 from s3blobfs.index.database import Database
@@ -99,12 +99,10 @@ class Volume:
             jitter=lambda: 1.0,
         )
 
-    def limit(self, *, uploads: int = 16, queued_files: int = 1000, queued_bytes: int = 10**9) -> None:
+    def limit(self, *, uploads: int = 16, queue: QueueOptions | None = None) -> None:
         """Before anything runs."""
         schedule = ScheduleLimits(uploads=uploads, small_slots=min(4, uploads - 1))
-        self.uploader = self.make_uploader(
-            Limits(queued_files=queued_files, queued_bytes=queued_bytes, schedule=schedule)
-        )
+        self.uploader = self.make_uploader(Limits(queue=queue or QueueOptions(), schedule=schedule))
 
     async def start(self, *, reaper: bool = True) -> None:
         assert self.nursery is not None

@@ -592,29 +592,6 @@ def _empty(tx: object, inode_id: int) -> None:
 # --- bounds, barrier, end -----------------------------------------------------------------------------
 
 
-async def test_admission_is_bounded_and_in_order(clock: MockClock, digest: Volume) -> None:
-    digest.limit(queued_files=2, queued_bytes=10)
-    admitted = []
-
-    async def admit(size_bytes: int) -> None:
-        await digest.uploader.admit(size_bytes)
-        admitted.append(size_bytes)
-
-    await admit(100)  # alone it may be larger than the bound
-    first, second = await digest.make_file("first"), await digest.make_file("second")
-    await digest.seal(first, b"1234")
-    await admit(6)
-    await digest.seal(second, b"5678")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(admit, 7)
-        await wait_all_tasks_blocked()
-        nursery.start_soon(admit, 1)
-        await wait_all_tasks_blocked()
-        assert admitted == [100, 6]
-        await digest.start()
-    assert admitted == [100, 6, 7, 1]
-
-
 async def test_barrier_waits_for_what_was_submitted_before(clock: MockClock, digest: Volume) -> None:
     stall = digest.script.on("put", key="*").stalls()
     await digest.start()
