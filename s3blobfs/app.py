@@ -361,6 +361,7 @@ class _Mount:
                 read_only=self._options.read_only,
                 blob_changed=parts.filesystem.blob_changed,
                 shipped=parts.shipper.shipped if parts.shipper else trio.lowlevel.checkpoint,
+                index_copy=parts.shipper,
             )
         )
         return {

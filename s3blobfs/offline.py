@@ -181,6 +181,7 @@ async def _run(volume: OfflineVolume, tool: Callable[[Target], Awaitable[T]]) ->
             ),
             mounted=False,
             shipped=shipped,
+            index_copy=shipper if volume.index_copy is IndexCopy.KEPT else None,
         )
         async with trio.open_nursery() as background:
             await background.start(db.run)

@@ -84,24 +84,6 @@ def copying_progress(files: int, size_bytes: int) -> Iterator[Callable[[str, int
 
 
 @contextlib.contextmanager
-def recovering_progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for a recovery, told how many bytes are done of how many; or, where nobody knows how many there
-    will be, of files and bytes so far."""
-    bar = _progress()
-    with bar:
-        task = bar.add_task(title, total=None, detail="")
-
-        def show(first: int, second: int) -> None:
-            if title == "recovering":
-                detail = f"{size_text(first)} of {size_text(second)}"
-                bar.update(task, total=second or None, completed=first, detail=detail)
-            else:
-                bar.update(task, detail=f"{first} files, {size_text(second)}")
-
-        yield show
-
-
-@contextlib.contextmanager
 def counting_progress(title: str) -> Iterator[Callable[[int, int | None, str], None]]:
     """A bar for what is counted, told how many are done, of how many if that is known, and some more; on a
     terminal only."""

@@ -183,6 +183,15 @@ def find_with_blob(tx: Transaction, blob_id: int) -> InodeRow | None:
     return InodeRow(*row) if row is not None else None
 
 
+def find_with_object_id(tx: Transaction, store_id: int, object_id: str) -> InodeRow | None:
+    """The file that has a name and this key for life. Reads all inodes."""
+    row = tx.execute(
+        _SELECT + " WHERE store_id = ? AND object_id = ? AND nlink > 0 ORDER BY id LIMIT 1",
+        (store_id, object_id),
+    ).fetchone()
+    return InodeRow(*row) if row is not None else None
+
+
 def usage(tx: Transaction) -> Usage:
     """In constant time."""
     ((inodes, high, low),) = tx.execute("SELECT inodes, bytes_high, bytes_low FROM counters")

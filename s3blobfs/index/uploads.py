@@ -107,6 +107,11 @@ def latest_of(tx: Transaction, inode_id: int) -> UploadRow | None:
     )
 
 
+def of_inode(tx: Transaction, inode_id: int) -> list[UploadRow]:
+    """The rows of one file, in the order in which they were staged."""
+    return [_row(row) for row in tx.execute(_SELECT + " WHERE inode_id = ? ORDER BY id", (inode_id,))]
+
+
 def every(tx: Transaction) -> list[UploadRow]:
     """In the order in which they were staged."""
     return [_row(row) for row in tx.execute(_SELECT + " ORDER BY id")]

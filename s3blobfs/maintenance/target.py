@@ -13,6 +13,7 @@ from s3blobfs.blobstore.protocol import BlobStore
 from s3blobfs.config import VolumeSettings
 from s3blobfs.errors import UsageError, VolumeIndexError
 from s3blobfs.index.database import Database
+from s3blobfs.replica.shipper import Shipper
 from s3blobfs.s3.protocol import ObjectClient
 from s3blobfs.tier.tier import Tier
 from s3blobfs.types import BlobContent
@@ -51,6 +52,8 @@ class Target:
     shipped: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
     """Returns when the bucket's copy of the index has everything that was written; raises
     :class:`~s3blobfs.errors.IndexFenced` when another mount has gone on with the volume."""
+    index_copy: Shipper | None = None
+    """Keeps the copy of the index in the bucket; ``None`` where nobody does."""
     now_ns: Callable[[], int] = time.time_ns
     """The clock of the index."""
 

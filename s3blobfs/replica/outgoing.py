@@ -71,14 +71,14 @@ class Maker:
         self._prefix = prefix
         self._volume_id = volume_id
         self._schema_version = schema_version
-        self._directory = directory
+        self.directory = directory
         self._now_ns = now_ns
         self._writer = socket.gethostname()
 
     def sweep(self) -> None:
         """Make the directory, and remove what a process before left in it. Raises ``OSError``."""
-        self._directory.mkdir(mode=0o700, exist_ok=True)
-        for left in self._directory.iterdir():
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        for left in self.directory.iterdir():
             left.unlink()
 
     async def changes(self, tip: Tip, after_sequence: int, changes: Sequence[Changes]) -> Outgoing:
@@ -118,8 +118,8 @@ class Maker:
         return size_bytes
 
     async def _packed(self, tip: Tip, made_ns: int, pinned: PinnedState) -> Path:
-        database = self._directory / f"{tip.number}.db"
-        packed = self._directory / f"{tip.number}.snapshot"
+        database = self.directory / f"{tip.number}.db"
+        packed = self.directory / f"{tip.number}.snapshot"
         try:
             try:
                 database.unlink(missing_ok=True)

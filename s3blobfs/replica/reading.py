@@ -21,6 +21,8 @@ from s3blobfs.replica.segment import Kind, Segment, unpack
 from s3blobfs.replica.snapshot import SnapshotHeader
 from s3blobfs.s3.protocol import ObjectClient, ObjectInfo
 
+SENDING_NS = 3600 * 10**9
+"""A segment, or a snapshot, takes less time to arrive."""
 Progress = Callable[[int, int], None]
 """Told how many bytes are done, of how many."""
 
@@ -40,6 +42,9 @@ class Reconstruction:
     """The last segment in the bucket, whether it could be read or not."""
     newest_ns: int = 0
     """When that was written, by S3's clock; 0 when there is none."""
+    known_until_ns: int = 0
+    """By S3's clock: everything that was begun to be stored before is in the state that was reached, or in
+    its journal."""
     complete: bool = False
     """The state is the newest, or that of the time asked for."""
     is_newest: bool = False
@@ -82,10 +87,19 @@ class Reader:
             begun = await self._begin(number, info, target, at_ns, result)
             if begun is not None:
                 result.snapshot = info.key
-                await self._follow(begun, target, at_ns, result)
+                reached = await self._follow(begun, target, at_ns, result)
+                result.known_until_ns = self._known_until_ns(reached, info)
                 return result
         result.problems.append("there is no snapshot in the bucket from which this state could be reached")
         return result
+
+    def _known_until_ns(self, reached: int, snapshot_: ObjectInfo) -> int:
+        """A segment is made when the one before has arrived, and holds all that was committed then. So what
+        came to S3 before that one is known; of the time in between nobody can tell."""
+        before, last = self._segments.get(reached - 1), self._segments.get(reached)
+        if before is not None:
+            return before.last_modified_ns
+        return (last or snapshot_).last_modified_ns - SENDING_NS
 
     async def _digest_of(self, number: int) -> str:
         """Empty for a segment that cannot be read; that is found out again when it is applied."""
@@ -128,7 +142,8 @@ class Reader:
 
     async def _follow(
         self, header: SnapshotHeader, target: Path, at_ns: int | None, result: Reconstruction
-    ) -> None:
+    ) -> int:
+        """Apply the segments behind a snapshot; answers the number of the last."""
         replay = await trio.to_thread.run_sync(Replay, target)
         try:
             result.sequence, result.made_ns = replay.sequence, header.made_ns
@@ -148,6 +163,7 @@ class Reader:
                 )
             result.is_newest = result.complete and not ended
             await trio.to_thread.run_sync(replay.finish)
+            return tip.number
         except BaseException:
             replay.close()
             raise

@@ -7,11 +7,13 @@ next mount knows which segments are its own.
 
 *Fencing.* Each segment is a PUT of the next number that must not exist yet. If it does and has our digest, an
 answer was lost; if not, another mount has gone on with the volume from elsewhere: from then on every write is
-refused here. Where the server does not honour the condition, the key is looked at before instead, which two
-writers may do at the same moment.
+refused here.
 
 *Bounds.* One segment is being sent; behind it changes gather up to a limit, and are then given up for a
 snapshot, made when S3 answers again.
+
+*Upkeep.* The copy is looked at now and then, and whenever somebody asks. Where the newest state could not be
+recovered from it any more, a segment that begins anew with a snapshot follows.
 """
 
 from __future__ import annotations
@@ -23,11 +25,10 @@ from collections.abc import Callable
 
 import trio
 
-from s3blobfs.config import DAY_S, IndexCopyOptions
+from s3blobfs.config import IndexCopyOptions
 from s3blobfs.errors import (
     DamagedContent,
     IndexFenced,
-    ObjectAlreadyExists,
     ObjectStoreError,
     S3BlobFSError,
     TierUnavailable,
@@ -37,13 +38,13 @@ from s3blobfs.errors import (
 from s3blobfs.index import replica
 from s3blobfs.index.copying import PinnedState
 from s3blobfs.index.database import Database
-from s3blobfs.replica import names
 from s3blobfs.replica.history import History, Joined, Need, Tip
 from s3blobfs.replica.options import Limits
 from s3blobfs.replica.outgoing import Maker, Outgoing
-from s3blobfs.replica.retention import tidy
-from s3blobfs.replica.segment import time_text
+from s3blobfs.replica.sending import Answer, Sender, evidence
 from s3blobfs.replica.status import ReplicaStatus
+from s3blobfs.replica.upkeep import Upkeep
+from s3blobfs.replica.verification import Depth, Verdict
 from s3blobfs.s3.protocol import ObjectClient
 
 logger = logging.getLogger(__name__)
@@ -72,12 +73,9 @@ class Shipper:
     ) -> None:
         """Begins to capture at once, so it is made before the first write of the mount."""
         self._db = db
-        self._client = client
         self._maker = maker
-        self._history = history
-        self._prefix = prefix
         self._options = options
-        self._conditional = conditional
+        self._sender = Sender(client, history, prefix, conditional=conditional)
         self._on_fenced = on_fenced
         self._limits = limits or Limits()
         self._now_ns = now_ns
@@ -89,12 +87,22 @@ class Shipper:
         self._out: Outgoing | None = None
         self._out_since_ns: int | None = None
         self._looked_ns = now_ns()
-        self._tidied_ns: int | None = None
-        self._snapshot_ns = joined.snapshot.last_modified_ns if joined.snapshot else None
-        self._snapshot_size = joined.snapshot.size_bytes if joined.snapshot else 0
-        self._segments_since = 0
-        self._bytes_since = 0
+        self._upkeep = Upkeep(
+            client,
+            history,
+            maker,
+            prefix=prefix,
+            retention_s=options.retention_s,
+            limits=self._limits,
+            newest=joined.snapshot,
+            now_ns=now_ns,
+        )
         self._snapshotting = False
+        self._renewing = False
+        """A break is asked for, though changes could be sent."""
+        self._renewed = 0
+        """So many times the whole index was sent in front of a segment."""
+        self._damage: str | None = None
         self._fenced: str | None = None
         self._stopped: S3BlobFSError | None = None
         self._error: S3BlobFSError | None = None
@@ -111,14 +119,38 @@ class Shipper:
     async def shipped(self) -> None:
         """Return when the bucket has everything that was written until now. Raises :class:`IndexFenced`,
         and what S3 answered when an attempt fails meanwhile."""
-        await self._wait(self._db.sequence, patient=False)
+        await self._wait_for_sequence(patient=False)
 
     async def barrier(self) -> None:
         """As :meth:`shipped`, and waits through failures; the caller gives up by cancelling."""
-        await self._wait(self._db.sequence, patient=True)
+        await self._wait_for_sequence(patient=True)
 
-    async def _wait(self, sequence: int, *, patient: bool) -> None:
-        while self._sequence < sequence:
+    async def verify(
+        self, depth: Depth, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> Verdict:
+        """Look whether the copy would do. Raises :class:`IndexFenced` where somebody else has gone on, what
+        S3 raises, :class:`VolumeMismatch`, :class:`TierUnavailable`."""
+        verdict = await self._upkeep.verify(self._tip, depth, progress)
+        if verdict.taken is not None and self._fenced is None:
+            self._fence(evidence(verdict.taken))
+        if self._fenced is not None:
+            raise IndexFenced(self._fenced)
+        self._damage = "; ".join(verdict.damage) or None
+        return verdict
+
+    async def renew(self) -> None:
+        """Send the whole index anew, so that nothing before is needed to recover the present state; returns
+        when it is there. Raises as :meth:`shipped`."""
+        self._renewing = True
+        goal = self._renewed + 1
+        await self._wait(lambda: self._renewed >= goal, patient=False)
+
+    async def _wait_for_sequence(self, *, patient: bool) -> None:
+        sequence = self._db.sequence
+        await self._wait(lambda: self._sequence >= sequence, patient=patient)
+
+    async def _wait(self, reached: Callable[[], bool], *, patient: bool) -> None:
+        while not reached():
             if self._stopped is not None:
                 raise self._stopped
             self._urgent.set()
@@ -140,10 +172,11 @@ class Shipper:
             lag_s=round(max(0, self._now_ns() - min(oldest)) / _NS, 3) if oldest else 0.0,
             backlog_bytes=self._capture.backlog_bytes + (len(self._out.data) if self._out else 0),
             snapshot_pending=self._capture.lost or self._need is Need.BREAK,
-            last_snapshot_ns=self._snapshot_ns,
-            fencing="conditional" if self._conditional else "weak",
+            last_snapshot_ns=self._upkeep.snapshot_ns,
+            fencing="conditional" if self._sender.conditional else "weak",
             fenced=self._fenced,
             last_error=str(self._error) if self._error is not None else None,
+            damage=self._damage,
         )
 
     # -- running ---------------------------------------------------------------------------------------
@@ -174,7 +207,7 @@ class Shipper:
     def _idle(self) -> bool:
         """Nothing is to be sent."""
         captured = self._capture.since_ns is not None or self._capture.lost
-        return self._out is None and self._need is Need.NOTHING and not captured
+        return self._out is None and self._need is Need.NOTHING and not captured and not self._renewing
 
     async def _wait_for_work(self) -> None:
         """Until something is to be sent and has waited for company, or it is time to look."""
@@ -198,9 +231,10 @@ class Shipper:
         try:
             await self._look()
             if self._fenced is None:
+                await self._glance()
                 await self._send_next(nursery)
             self._error, self._failures = None, 0
-        except (ObjectStoreError, DamagedContent, VolumeMismatch) as error:
+        except (ObjectStoreError, DamagedContent, VolumeMismatch, TierUnavailable) as error:
             self._failed(error)
         except OSError as error:
             self._failed(TierUnavailable(f"a snapshot of the index cannot be written: {error.strerror}"))
@@ -231,7 +265,8 @@ class Shipper:
             if out is not None:
                 await self._db.note(lambda tx: replica.store(tx, out.row()))
                 if out.snapshot is not None:
-                    self._note_snapshot(await self._maker.send_snapshot(out.segment.number, out.snapshot))
+                    size_bytes = await self._maker.send_snapshot(out.segment.number, out.snapshot)
+                    self._upkeep.note_snapshot(size_bytes)
                 if not await self._put(out):
                     return
                 self._sent(out)
@@ -242,20 +277,21 @@ class Shipper:
         finally:
             if pinned is not None:
                 pinned.close()
-        if out is not None and self._due_to_tidy():
-            nursery.start_soon(self._tidy)
+        if out is not None and self._upkeep.tidying_is_due:
+            self._upkeep.note_tidying()
+            nursery.start_soon(self._upkeep.tidy)
 
     async def _make(self) -> PinnedState | None:
         """Decide on what is sent next. Answers the state behind it when a snapshot of that is due."""
         since_ns = self._capture.since_ns
         pinned: PinnedState | None = None
-        if self._need is Need.BREAK or self._capture.lost:
-            self._need = Need.BREAK
+        if self._need is Need.BREAK or self._capture.lost or self._renewing:
+            self._need, self._renewing = Need.BREAK, False
             state, _ = await self._db.pin()
             self._out_since_ns = since_ns
             self._out = await self._maker.break_(self._tip, max(self._sequence, 0), state)
             return None
-        if self._snapshot_is_due():
+        if not self._snapshotting and self._upkeep.snapshot_is_due:
             pinned, changes = await self._db.pin()
         else:
             changes = await self._db.captured()
@@ -274,35 +310,18 @@ class Shipper:
     async def _put(self, out: Outgoing) -> bool:
         """Whether it is in the bucket; otherwise this mount is fenced, or begins anew behind another segment
         of its own."""
-        number = out.segment.number
-        key = names.segment_key(self._prefix, number)
-        if self._conditional:
-            try:
-                await self._client.put(key, out.data, if_none_match=True)
-            except ObjectAlreadyExists:
-                return await self._is_ours(out)
-        elif await self._history.exists(number):
-            return await self._is_ours(out)
-        else:
-            await self._client.put(key, out.data)
-        return True
-
-    async def _is_ours(self, out: Outgoing) -> bool:
-        """The number is taken: by this very segment, whose answer was lost, or by somebody else's."""
-        found = await self._history.find(out.segment.number)
-        if found is None:
-            raise DamagedContent(f"segment {out.segment.number} exists and is not there")
-        segment, digest = found
-        if digest == out.digest:
+        answer, segment = await self._sender.send(out, self._in_doubt)
+        if answer is Answer.SENT:
             return True
-        if self._in_doubt == Tip(out.segment.number, digest):
-            # The process before had sent it, and it came late. A break follows whatever it holds.
-            self._tip, self._in_doubt = self._in_doubt, None
-            self._need = Need.BREAK
-            self._forget_out()
-            self._work.set()
+        if answer is Answer.TAKEN:
+            self._fence(evidence(segment))
             return False
-        self._fence(f"segment {segment.number} is {segment.writer}'s, of {time_text(segment.made_ns)}")
+        # A break follows whatever it holds.
+        assert self._in_doubt is not None
+        self._tip, self._in_doubt = self._in_doubt, None
+        self._need = Need.BREAK
+        self._forget_out()
+        self._work.set()
         return False
 
     def _sent(self, out: Outgoing) -> None:
@@ -312,8 +331,10 @@ class Shipper:
         self._in_doubt = None
         self._looked_ns = self._now_ns()
         if out.snapshot is None:
-            self._segments_since += 1
-            self._bytes_since += len(out.data)
+            self._upkeep.note_segment(len(out.data))
+        else:
+            self._renewed += 1
+            self._damage = None
         self._forget_out()
 
     def _forget_out(self) -> None:
@@ -328,15 +349,9 @@ class Shipper:
         have been removed since, and then their numbers would be free again."""
         if self._now_ns() - self._looked_ns < self._limits.look_s * _NS:
             return
-        if await self._history.is_ahead(self._tip.number):
-            if self._out is not None and await self._client_has(self._out):
-                return
+        if await self._sender.somebody_went_on(self._tip, self._out):
             self._fence(f"segments behind number {self._tip.number} are in the bucket")
         self._looked_ns = self._now_ns()
-
-    async def _client_has(self, out: Outgoing) -> bool:
-        found = await self._history.find(out.segment.number)
-        return found is not None and found[1] == out.digest
 
     def _fence(self, evidence: str) -> None:
         self._fenced = reason = (
@@ -349,40 +364,24 @@ class Shipper:
         self._on_fenced(reason)
         self._stop(IndexFenced(reason))
 
-    # -- snapshots and what is old ---------------------------------------------------------------------
+    # -- upkeep ----------------------------------------------------------------------------------------
 
-    def _snapshot_is_due(self) -> bool:
-        if self._snapshotting:
-            return False
-        if self._snapshot_ns is None or self._segments_since >= self._limits.snapshot_segments:
-            return True
-        if self._bytes_since >= max(self._limits.snapshot_bytes, self._snapshot_size):
-            return True
-        return self._segments_since > 0 and self._now_ns() - self._snapshot_ns > DAY_S * _NS
+    async def _glance(self) -> None:
+        """Learn of damage before the copy is needed."""
+        if self._out is not None or self._need is not Need.NOTHING:
+            return  # what is behind the tip decides first
+        if not self._upkeep.verification_is_due:
+            return
+        try:
+            verdict = await self.verify(Depth.GLANCE)
+        except IndexFenced:
+            return  # said, and everything has stopped
+        if verdict.damage:
+            logger.warning("the copy of the index in the bucket is damaged, and made anew: %s", self._damage)
+            self._renewing = True
 
     async def _snapshot(self, tip: Tip, pinned: PinnedState) -> None:
         try:
-            self._note_snapshot(await self._maker.send_snapshot_of(tip, self._now_ns(), pinned))
-        except (ObjectStoreError, OSError, VolumeIndexError) as error:
-            logger.warning("no snapshot of the index could be made, which is tried again: %s", error)
+            await self._upkeep.snapshot(tip, pinned)
         finally:
             self._snapshotting = False
-
-    def _note_snapshot(self, size_bytes: int) -> None:
-        self._snapshot_ns = self._now_ns()
-        self._snapshot_size = size_bytes
-        self._segments_since = self._bytes_since = 0
-
-    def _due_to_tidy(self) -> bool:
-        now_ns = self._now_ns()
-        if self._tidied_ns is not None and now_ns - self._tidied_ns < self._limits.tidy_s * _NS:
-            return False
-        self._tidied_ns = now_ns
-        return True
-
-    async def _tidy(self) -> None:
-        before_ns = self._now_ns() - round(self._options.retention_s * _NS)
-        try:
-            await tidy(self._client, self._history, self._prefix, before_ns)
-        except (ObjectStoreError, DamagedContent, VolumeMismatch) as error:
-            logger.warning("old segments of the index stay in the bucket for now: %s", error)

@@ -26,3 +26,6 @@ class ReplicaStatus:
     fenced: str | None
     """Why this mount does not write any more."""
     last_error: str | None
+    damage: str | None
+    """Why the bucket could not give the newest state back, as far as anybody looked; a whole snapshot follows
+    by itself."""

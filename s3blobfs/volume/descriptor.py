@@ -73,7 +73,10 @@ class VolumeDescriptor:
                 tuple(store_from_json(store) for store in document["stores"]),
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise VolumeMismatch(f"{where} is not the description of a volume: {error!r}") from error
+            raise VolumeMismatch(
+                f"{where} is not the description of a volume: {error!r}; if it was one, remove that object,"
+                " and 's3blobfs recover' writes a new one"
+            ) from error
 
 
 def object_key(prefix: str) -> str:

@@ -86,7 +86,7 @@ async def test_an_earlier_snapshot_stands_in(make_site: MakeSite, autojump_clock
     await site.make()
     async with site.mount() as mount:
         await mount.settle()
-        mount.shipper._segments_since = 10**9
+        mount.shipper._upkeep._segments = 10**9
         await mount.add(b"a")
         await mount.settle()
         await trio.sleep(10)

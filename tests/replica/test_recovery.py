@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import trio
 
-from s3blobfs.blobstore.open import open_store
-from s3blobfs.blobstore.protocol import BlobStore
 from s3blobfs.config import VolumeSettings
 from s3blobfs.errors import IndexDamaged, TransientS3Error
 from s3blobfs.fs.attributes import AttributeChanges
@@ -22,7 +19,7 @@ from s3blobfs.replica.fromobjects import Rebuilder, Rebuilt
 from s3blobfs.replica.history import History, Need, join
 from s3blobfs.replica.outgoing import Maker
 from s3blobfs.replica.reading import Reader
-from s3blobfs.replica.recovery import Recovered, recover_index
+from s3blobfs.replica.recovery import Recovered, Request, recover_index
 from s3blobfs.trace import Tracer
 from s3blobfs.types import Durability, Keying
 from s3blobfs.writeback.reaper import Reaper
@@ -48,19 +45,14 @@ async def send(rig: Rig) -> None:
     await client.put(names.segment_key("", out.segment.number), out.data)
 
 
-async def recovered(rig_setup: Setup, other: Setup, *, partial: bool = False) -> Recovered:
+async def recovered(rig_setup: Setup, other: Setup, **request: object) -> Recovered:
     client = rig_setup.server.client(BUCKET)
-
-    async def open_stores(db: Database) -> Mapping[int, BlobStore]:
-        return {each.id: open_store(each, client, Tracer()) for each in await db.read(stores.every)}
-
     other.directory.mkdir()
     return await recover_index(
         Reader(client, "", VOLUME.volume_id),
         other.index_path,
-        open_stores,
-        at_ns=None,
-        partial=partial,
+        lambda bucket: client,
+        Request(**request),  # type: ignore[arg-type]
         now_ns=lambda: 5,
     )
 
