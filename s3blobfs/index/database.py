@@ -238,6 +238,11 @@ class Database:
         return self._sequence
 
     @property
+    def unusable(self) -> VolumeIndexError | None:
+        """Why nothing is accepted any more until the volume is mounted again; ``None`` while all is well."""
+        return self._unusable
+
+    @property
     def schema_version(self) -> int:
         return len(schema.MIGRATIONS)
 

@@ -67,9 +67,17 @@ class UploadTicket:
         """No further attempt will be made: whoever waits, now or later, hears of it."""
         self._error = error
         self._wake(error)
+        callbacks, self._on_done = self._on_done, []
+        for callback in callbacks:
+            callback(self)
+
+    @property
+    def error(self) -> S3BlobFSError | None:
+        """Why no further attempt is made; ``None`` while it is not so."""
+        return self._error
 
     def on_done(self, callback: Callable[[UploadTicket], None]) -> None:
-        """Call back once, when it is done. Only for a ticket that is not."""
+        """Call back once, when it is done or stopped. Only for a ticket that is neither."""
         self._on_done.append(callback)
 
     def _wake(self, error: S3BlobFSError | None) -> None:
@@ -85,16 +93,25 @@ class Barrier:
     def __init__(self, tickets: list[UploadTicket]) -> None:
         self.files_left = len(tickets)
         self.bytes_left = sum(ticket.size_bytes for ticket in tickets)
+        self._error: S3BlobFSError | None = None
         self._changed = trio.Event()
         for ticket in tickets:
-            ticket.on_done(self._count_down)
+            if ticket.error is None:
+                ticket.on_done(self._count_down)
+            else:
+                self._count_down(ticket)
 
     def _count_down(self, ticket: UploadTicket) -> None:
-        self.files_left -= 1
-        self.bytes_left -= ticket.size_bytes
+        if ticket.error is not None:
+            self._error = ticket.error
+        else:
+            self.files_left -= 1
+            self.bytes_left -= ticket.size_bytes
         self._changed.set()
 
     async def changed(self) -> None:
-        """Return after at least one more ticket is done."""
+        """Return after at least one more ticket is done; raises the error of one that is stopped."""
         await self._changed.wait()
+        if self._error is not None:
+            raise self._error
         self._changed = trio.Event()

@@ -224,7 +224,8 @@ class Uploader:
     async def barrier(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Return when everything submitted so far is in S3 and in the index, or superseded by something
         that is. ``progress(files_left, bytes_left)`` is called at the start and after each. A failing
-        upload is waited for: :meth:`pending` tells why, and the caller gives up by cancelling."""
+        upload is waited for: :meth:`pending` tells why, and the caller gives up by cancelling. Raises
+        :class:`~s3blobfs.errors.VolumeIndexError` when the index takes nothing any more."""
         tickets = [ticket for job in self._jobs.values() for ticket in job.tickets]
         tickets += [ticket for parked in self._parked.values() for ticket in parked]
         barrier = Barrier(tickets)
@@ -277,10 +278,13 @@ class Uploader:
                         nursery.start_soon(self._upload, self._jobs[upload_id])
                     await self._wait_for_work()
         finally:
-            self._stopped = TransientS3Error("uploads have ended; the data is staged for the next mount")
-            for tickets in [*(job.tickets for job in self._jobs.values()), *self._parked.values()]:
-                for ticket in tickets:
-                    ticket.stop(self._stopped)
+            self._stop(TransientS3Error("uploads have ended; the data is staged for the next mount"))
+
+    def _stop(self, error: S3BlobFSError) -> None:
+        self._stopped = error
+        for tickets in [*(job.tickets for job in self._jobs.values()), *self._parked.values()]:
+            for ticket in tickets:
+                ticket.stop(error)
 
     async def _wait_for_work(self) -> None:
         next_time = self._schedule.next_time()
@@ -361,6 +365,13 @@ class Uploader:
         if job.forgotten and not job.giving_way:
             self._schedule.retry(job.upload.id, trio.current_time())  # not to upload it, but to give way
             self._wake.set()
+            return
+        if self._db.unusable is not None:
+            # Nothing can be committed until the next mount, which uploads this again: nobody is to wait.
+            job.tried.set()
+            if self._stopped is None:
+                logger.error("nothing is uploaded any more in this mount: %s", self._db.unusable)
+            self._stop(self._db.unusable)
             return
         job.failures += 1
         message = str(error)
