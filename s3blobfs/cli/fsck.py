@@ -84,8 +84,6 @@ def _lines(report: Json) -> Iterator[str]:
     for problem in report["problems"]:
         note = f": {problem['note']}" if problem["note"] else ""
         yield f"{problem['outcome']}: {problem['kind']}: {problem['detail']}{note}"
-    if report["omitted"]:
-        yield f"and {report['omitted']} more"
     counts = report["counts"]
     if not any(counts.values()):
         yield "the index is in order"

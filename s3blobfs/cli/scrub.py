@@ -49,6 +49,9 @@ def scrub(
 ) -> int:
     """Compare every content of a volume with its object in S3, and heal what is damaged.
 
+    The copy of the index in the bucket is looked at, too: what a recovery of the newest state needs, or with
+    --read all of it. --heal sends the index anew where it is damaged.
+
     Interrupted, it goes on where it was when it is started again. The exit code is 0 when everything is well
     or was healed, 4 when damage remains, and 1 when the comparison could not be made.
 
@@ -74,7 +77,7 @@ def scrub(
         IndexCopy.KEPT,
     )
     tool.show(report, _lines)
-    return DAMAGE_REMAINS if report["remaining"] else 0
+    return DAMAGE_REMAINS if report["remaining"] or _is_damaged(report["index_copy"]) else 0
 
 
 def _lines(report: Json) -> Iterator[str]:
@@ -86,12 +89,26 @@ def _lines(report: Json) -> Iterator[str]:
         more = damage["files"] - len(damage["paths"])
         if more:
             yield f"    and {more} more files"
-    unlisted = report["remaining"] - len(report["damages"])
-    if unlisted:
-        yield f"and {unlisted} more damaged objects"
     resumed = ", gone on with where the last one was interrupted" if report["resumed"] else ""
     read = f", {size_text(report['bytes_read'])} read" if report["depth"] == "read" else ""
     yield f"{report['checked']} objects compared{read}{resumed}"
     for source, count in report["healed"].items():
         yield f"{count} healed from {source}"
-    yield f"{report['remaining']} damaged" if report["remaining"] else "everything is well"
+    yield from _copy_lines(report["index_copy"])
+    if report["remaining"]:
+        yield f"{report['remaining']} damaged"
+    elif not _is_damaged(report["index_copy"]):
+        yield "everything is well"
+
+
+def _is_damaged(copy: Json) -> bool:
+    return bool(copy["damage"]) and not copy["renewed"]
+
+
+def _copy_lines(copy: Json) -> Iterator[str]:
+    for sentence in copy["damage"]:
+        yield f"damaged: the copy of the index in the bucket: {sentence}"
+    for sentence in copy["gaps"]:
+        yield f"some earlier times cannot be recovered to: {sentence}"
+    if copy["renewed"]:
+        yield "the whole index was sent to the bucket anew"

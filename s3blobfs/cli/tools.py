@@ -88,7 +88,7 @@ class Tool:
 
             async def tool(target: Target) -> Json:
                 report: Json = (await offline(target, progress)).to_json()
-                return {**report, "omitted": 0}
+                return report
 
             return trio.run(run_offline, volume, tool)
 

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from s3blobfs.control.addresses import short_address
-from s3blobfs.control.messages import LINE_MAX_BYTES, ControlError, Json, MalformedMessage, decode, encode
+from s3blobfs.control.messages import (
+    ANSWER_MAX_BYTES,
+    ControlError,
+    Json,
+    MalformedMessage,
+    decode,
+    encode,
+)
 from s3blobfs.errors import UsageError
 from s3blobfs.volume.mountpoint import is_disconnected, resolve
 
@@ -102,13 +109,19 @@ class Conversation:
         self._lines: BinaryIO = connection.makefile("rb")
 
     def wait(self, progress: ProgressListener) -> Json:
-        """The result. Raises as :meth:`MountedVolume.call`."""
-        while (message := self._receive()).keys() == {"progress"}:
-            progress(message["progress"])
-        if message.keys() == {"result"}:
-            result: Json = message["result"]
-            return result
-        raise _error_of(message)
+        """The result, with its long lists put together. Raises as :meth:`MountedVolume.call`."""
+        lists: dict[str, list[object]] = {}
+        while True:
+            message = self._receive()
+            if message.keys() == {"progress"}:
+                progress(message["progress"])
+            elif message.keys() == {"part"}:
+                for name, entries in message["part"].items():
+                    lists.setdefault(name, []).extend(entries)
+            elif message.keys() == {"result"}:
+                return {**message["result"], **lists}
+            else:
+                raise _error_of(message)
 
     def wait_for_progress(self) -> Json:
         """The next report; an answer in its place is an error."""
@@ -119,7 +132,7 @@ class Conversation:
         raise _error_of(message)
 
     def _receive(self) -> Json:
-        line = self._lines.readline(LINE_MAX_BYTES + 1)
+        line = self._lines.readline(ANSWER_MAX_BYTES + 1)
         if not line.endswith(b"\n"):
             raise ControlError("the mount's process ended before it answered; look at its log")
         return decode(line)

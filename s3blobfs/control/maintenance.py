@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from s3blobfs.control.messages import LINE_MAX_BYTES, Json, MalformedMessage, argument
+from s3blobfs.control.messages import PART_BYTES, Json, MalformedMessage, argument
 from s3blobfs.control.server import Call, Handler
 from s3blobfs.errors import UsageError
 from s3blobfs.maintenance.fsck import fsck
@@ -16,8 +16,6 @@ from s3blobfs.maintenance.scrub import ScrubOptions, scrub
 from s3blobfs.maintenance.target import Target
 
 T = TypeVar("T")
-
-ANSWER_MAX_BYTES = LINE_MAX_BYTES - 1024
 
 
 class MaintenanceRequests:
@@ -35,21 +33,23 @@ class MaintenanceRequests:
         }
 
     async def fsck(self, call: Call) -> Json:
-        """``repair``. Lists as many problems as an answer holds."""
+        """``repair``. The list ``problems`` comes in parts."""
         repair = argument(call.arguments, "repair", bool)
-        report = await fsck(self._target, repair=repair, progress=call.progress)
-        return fitting(report.to_json(), "problems")
+        parts = _Parts(call, "problems")
+        report = await fsck(self._target, repair=repair, progress=call.progress, lister=parts.add)
+        return await parts.ending(report.to_json())
 
     async def scrub(self, call: Call) -> Json:
-        """The fields of :class:`ScrubOptions`. Lists as much damage as an answer holds."""
+        """The fields of :class:`ScrubOptions`. The list ``damages`` comes in parts."""
         options = options_of(ScrubOptions, call.arguments)
-        report = await scrub(self._target, options, progress=call.progress)
-        return fitting(report.to_json(), "damages")
+        parts = _Parts(call, "damages")
+        report = await scrub(self._target, options, progress=call.progress, lister=parts.add)
+        return await parts.ending(report.to_json())
 
     async def gc(self, call: Call) -> Json:
         """The fields of :class:`GcOptions`."""
         report = await gc(self._target, options_of(GcOptions, call.arguments), progress=call.progress)
-        return fitting(report.to_json(), "examples")
+        return report.to_json()
 
     def _alone(self, name: str, handler: Callable[[Call], Awaitable[Json]]) -> Handler:
         async def run(call: Call) -> Json:
@@ -62,6 +62,32 @@ class MaintenanceRequests:
                 self._running = None
 
         return run
+
+
+class _Parts:
+    """A list of an answer, sent as it grows."""
+
+    def __init__(self, call: Call, name: str) -> None:
+        self._call = call
+        self._name = name
+        self._entries: list[Json] = []
+        self._bytes = 0
+
+    async def add(self, entry: Json) -> None:
+        self._entries.append(entry)
+        self._bytes += len(json.dumps(entry))
+        if self._bytes >= PART_BYTES:
+            await self._send()
+
+    async def ending(self, report: Json) -> Json:
+        """The rest of the answer, everything in the list being sent."""
+        await self._send()
+        return report
+
+    async def _send(self) -> None:
+        entries, self._entries, self._bytes = self._entries, [], 0
+        if entries:
+            await self._call.part(self._name, entries)
 
 
 def options_of(kind: type[T], arguments: Json) -> T:
@@ -85,16 +111,3 @@ def _fits(value: object, annotation: str) -> bool:
     if name == "bool" or isinstance(value, bool):
         return name == "bool" and isinstance(value, bool)
     return isinstance(value, (int, float) if name == "float" else int)
-
-
-def fitting(answer: Json, name: str) -> Json:
-    """The answer with as much of its list (or lists) ``name`` as fits in a message; ``omitted`` says how many
-    entries were left out."""
-    entries = answer[name]
-    omitted = 0
-    while len(json.dumps(answer)) > ANSWER_MAX_BYTES and entries:
-        half = len(entries) // 2
-        omitted += len(entries) - half
-        entries = dict(list(entries.items())[:half]) if isinstance(entries, dict) else entries[:half]
-        answer = {**answer, name: entries}
-    return {**answer, "omitted": omitted}

@@ -2,6 +2,7 @@
 
     client   {"request": NAME, …arguments…}
     server   {"progress": {…}}        any number, at intervals
+    server   {"part": {NAME: […]}}    any number: entries of a list of the result, which may be long
     server   {"result": {…}}          or  {"error": {"message": TEXT}}
 
 Names of files are text as :func:`os.fsdecode` makes it; lone surrogates survive JSON's escapes.
@@ -13,9 +14,15 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from s3blobfs.config import MIB
 from s3blobfs.errors import S3BlobFSError
 
 LINE_MAX_BYTES = 64 * 1024
+"""Of a request."""
+ANSWER_MAX_BYTES = 4 * MIB
+"""Of a line that the server sends: an entry with its paths, however long they are."""
+PART_BYTES = 32 * 1024
+"""Entries gather up to about this much."""
 
 T = TypeVar("T")
 
@@ -31,11 +38,11 @@ class MalformedMessage(ControlError):
     """A line is too long, or not one of these messages."""
 
 
-def encode(message: Mapping[str, object]) -> bytes:
+def encode(message: Mapping[str, object], limit_bytes: int = LINE_MAX_BYTES) -> bytes:
     """Raises :class:`MalformedMessage` for what the other side would not take."""
     line = json.dumps(message).encode("ascii") + b"\n"
-    if len(line) > LINE_MAX_BYTES:
-        raise MalformedMessage(f"a message of {len(line)} bytes; at most {LINE_MAX_BYTES} are sent")
+    if len(line) > limit_bytes:
+        raise MalformedMessage(f"a message of {len(line)} bytes; at most {limit_bytes} are sent")
     return line
 
 

@@ -20,6 +20,7 @@ import trio
 
 from s3blobfs.control.addresses import short_address
 from s3blobfs.control.messages import (
+    ANSWER_MAX_BYTES,
     LINE_MAX_BYTES,
     ControlError,
     Json,
@@ -62,6 +63,9 @@ class Call:
     peer: Peer
     progress: Callable[[Json], None]
     """Tells the client how far it is. The newest one counts; some are never sent."""
+    part: Callable[[str, list[Json]], Awaitable[None]]
+    """Sends entries of a list of the answer; returns when the client's connection took those before. So no
+    list has to be in memory."""
 
 
 Handler = Callable[[Call], Awaitable[Json]]
@@ -113,10 +117,10 @@ class ControlServer:
             raise MalformedMessage(f"no such request: {name!r}")
         exchange = _Exchange()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(exchange.run, handler, Call(request, peer, exchange.report))
+            nursery.start_soon(exchange.run, handler, Call(request, peer, exchange.report, exchange.part))
             try:
-                while (progress := await exchange.next_progress()) is not None:
-                    await _send(stream, {"progress": progress})
+                while (message := await exchange.next_message()) is not None:
+                    await _send(stream, message)
             except (trio.BrokenResourceError, trio.TooSlowError):
                 # Whoever interrupts a command means the request as well.
                 nursery.cancel_scope.cancel()
@@ -129,12 +133,24 @@ class _Exchange:
     def __init__(self) -> None:
         self.answer: Json = {}
         self._progress: Json | None = None
+        self._part: Json | None = None
+        self._taken = trio.Event()
+        self._finished = False
         self._news = trio.Event()
-        self._finished = trio.Event()
+        """Anything is to be sent."""
+        self._urgent = trio.Event()
+        """Something that is not to wait."""
 
     def report(self, progress: Json) -> None:
         self._progress = progress
         self._news.set()
+
+    async def part(self, name: str, entries: list[Json]) -> None:
+        while self._part is not None:
+            await self._taken.wait()
+        self._part, self._taken = {name: entries}, trio.Event()
+        self._news.set()
+        self._urgent.set()
 
     async def run(self, handler: Handler, call: Call) -> None:
         try:
@@ -145,18 +161,29 @@ class _Exchange:
             # A mistake in a request must not take the mounted volume down with it.
             logger.exception("the request %r failed", call.arguments.get("request"))
             self.answer = error_message(ControlError("internal error; the mount's log has the details"))
-        self._finished.set()
+        self._finished = True
         self._news.set()
+        self._urgent.set()
 
-    async def next_progress(self) -> Json | None:
-        """The newest report that was not sent yet, at intervals; ``None`` when it is over."""
+    async def next_message(self) -> Json | None:
+        """A part of the answer, or the newest report that was not sent yet, at intervals; ``None`` when it is
+        over."""
         await self._news.wait()
         with trio.move_on_after(PROGRESS_INTERVAL_S):
-            await self._finished.wait()
-        if self._finished.is_set():
+            await self._urgent.wait()
+        if self._part is not None:
+            part, self._part = self._part, None
+            self._taken.set()
+            if not self._finished:
+                self._urgent = trio.Event()
+                if self._progress is None:
+                    self._news = trio.Event()
+            return {"part": part}
+        if self._finished:
             return None
+        progress, self._progress = self._progress, None
         self._news = trio.Event()
-        return self._progress
+        return {"progress": progress}
 
 
 def _listen(path: Path) -> trio.SocketListener:
@@ -203,4 +230,4 @@ async def _drain(stream: trio.SocketStream) -> None:
 
 async def _send(stream: trio.SocketStream, message: Json) -> None:
     with trio.fail_after(LINE_TIMEOUT_S):
-        await stream.send_all(encode(message))
+        await stream.send_all(encode(message, ANSWER_MAX_BYTES))

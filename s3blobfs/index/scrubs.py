@@ -109,12 +109,12 @@ def count_open(tx: Transaction) -> int:
     return count  # type: ignore[no-any-return]
 
 
-def open_damages(tx: Transaction, limit: int) -> list[DamageRow]:
-    """What is damaged now, in the order in which it was found."""
+def open_damages(tx: Transaction, limit: int, after_id: int = 0) -> list[DamageRow]:
+    """What is damaged now, in the order in which it was found, from behind a row of the log."""
     rows: list[Any] = tx.execute(
         "SELECT id, blob_id, store_id, object_key, version_id, kind, detail, found_ns FROM damages"
-        " WHERE closed_ns IS NULL ORDER BY id LIMIT ?",
-        (limit,),
+        " WHERE closed_ns IS NULL AND id > ? ORDER BY id LIMIT ?",
+        (after_id, limit),
     ).fetchall()
     return [DamageRow(row[0], row[1], row[2], row[3], row[4] or None, *row[5:]) for row in rows]
 

@@ -20,7 +20,7 @@ from s3blobfs.index import blobs, uploads
 from s3blobfs.index.check import Problem
 from s3blobfs.index.repair import LIVE_KINDS, ORDER, Evidence, mend
 from s3blobfs.index.transaction import Value
-from s3blobfs.maintenance.target import Json, Progress, Target, silent
+from s3blobfs.maintenance.target import Json, Lister, Progress, Target, silent
 from s3blobfs.tier.staged import other_name
 
 logger = logging.getLogger(__name__)
@@ -64,27 +64,33 @@ class Finding:
 @dataclass(slots=True)
 class FsckReport:
     findings: list[Finding] = field(default_factory=list)
+    """Unless somebody else lists them."""
+    counts: Counter[Outcome] = field(default_factory=Counter)
 
     def count(self, outcome: Outcome) -> int:
-        return sum(finding.outcome is outcome for finding in self.findings)
+        return self.counts[outcome]
 
     def to_json(self) -> Json:
         counts = {outcome.value: self.count(outcome) for outcome in Outcome}
         return {"counts": counts, "problems": [finding.to_json() for finding in self.findings]}
 
 
-async def fsck(target: Target, *, repair: bool = False, progress: Progress = silent) -> FsckReport:
-    """Check, and mend what can be mended. Raises what the index and, where it has to be asked, S3 do;
+async def fsck(
+    target: Target, *, repair: bool = False, progress: Progress = silent, lister: Lister | None = None
+) -> FsckReport:
+    """Check, and mend what can be mended. ``lister`` takes each finding, as JSON, which the report does not
+    hold then. Raises what the index and, where it has to be asked, S3 do;
     :class:`~s3blobfs.errors.UsageError` for a repair of a read-only mount."""
     if repair:
         target.refuse_if_read_only("a repair")
-    return await _Fsck(target, progress).run(repair)
+    return await _Fsck(target, progress, lister).run(repair)
 
 
 class _Fsck:
-    def __init__(self, target: Target, progress: Progress) -> None:
+    def __init__(self, target: Target, progress: Progress, lister: Lister | None) -> None:
         self._target = target
         self._progress = progress
+        self._lister = lister
         self._report = FsckReport()
         self._times: Counter[_Name] = Counter()
         self._refused: dict[_Name, str] = {}
@@ -96,8 +102,15 @@ class _Fsck:
         for problem in problems:
             note = self._refused.get((problem.kind, problem.subject), "")
             outcome = Outcome.LEFT if repair else Outcome.FOUND
-            self._report.findings.append(Finding(problem, outcome, note))
+            await self._add(Finding(problem, outcome, note))
         return self._report
+
+    async def _add(self, finding: Finding) -> None:
+        self._report.counts[finding.outcome] += 1
+        if self._lister is None:
+            self._report.findings.append(finding)
+        else:
+            await self._lister(finding.to_json())
 
     async def _check(self) -> list[Problem]:
         self._progress({"phase": "checking", "done": 0, "total": None})
@@ -151,7 +164,7 @@ class _Fsck:
         if note is None:
             return False
         logger.info("%s: %s: %s", problem.kind, problem.detail, note)
-        self._report.findings.append(Finding(problem, Outcome.MENDED, note))
+        await self._add(Finding(problem, Outcome.MENDED, note))
         return True
 
     async def _evidence(self, problem: Problem) -> Evidence:

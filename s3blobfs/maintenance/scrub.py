@@ -13,7 +13,7 @@ import enum
 import logging
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from s3blobfs.blobstore.keys import subject_of
 from s3blobfs.errors import BlobIsDeleting
@@ -24,15 +24,16 @@ from s3blobfs.index.transaction import Transaction
 from s3blobfs.maintenance.healing import Healer
 from s3blobfs.maintenance.inspection import Damage, Inspector
 from s3blobfs.maintenance.pace import Pace, for_each
-from s3blobfs.maintenance.target import Json, Progress, Target, silent
+from s3blobfs.maintenance.target import Json, Lister, Progress, Target, silent
+from s3blobfs.replica.verification import Depth as CopyDepth
 
 logger = logging.getLogger(__name__)
 
 PAGE_BLOBS = 256
 """Compared between two notes of the place reached: as many are compared again after an interruption."""
 CONCURRENCY = 8
-LISTED_MAX = 1000
-"""Damaged objects that a report names; it counts all."""
+LISTED_AT_ONCE = 100
+"""Damaged objects read from the log."""
 PATHS_MAX = 10
 """Paths named for each."""
 
@@ -60,6 +61,20 @@ class ScrubOptions:
 
 
 @dataclass(slots=True)
+class IndexCopyReport:
+    """Of the copy of the index in the bucket."""
+
+    segments: int = 0
+    snapshots: int = 0
+    damage: list[str] = field(default_factory=list)
+    """Why the newest state could not be recovered from it."""
+    gaps: list[str] = field(default_factory=list)
+    """What keeps some earlier time from being recovered; nothing mends it."""
+    renewed: bool = False
+    """The whole index was sent anew, and the damage does not matter any more."""
+
+
+@dataclass(slots=True)
 class ScrubReport:
     depth: Depth
     resumed: bool = False
@@ -73,7 +88,8 @@ class ScrubReport:
     remaining: int = 0
     """Damaged objects that are known now."""
     damages: list[Json] = field(default_factory=list)
-    """The first ``LISTED_MAX`` of them."""
+    """Them, unless somebody else lists them."""
+    index_copy: IndexCopyReport = field(default_factory=IndexCopyReport)
 
     def to_json(self) -> Json:
         return {
@@ -85,23 +101,32 @@ class ScrubReport:
             "healed": dict(sorted(self.healed.items())),
             "remaining": self.remaining,
             "damages": self.damages,
+            "index_copy": asdict(self.index_copy),
         }
 
 
 async def scrub(
-    target: Target, options: ScrubOptions | None = None, *, progress: Progress = silent
+    target: Target,
+    options: ScrubOptions | None = None,
+    *,
+    progress: Progress = silent,
+    lister: Lister | None = None,
 ) -> ScrubReport:
-    """Compare every blob, or go on with that. When it is cancelled or fails, the next one goes on.
+    """Compare every blob, or go on with that, and look at the copy of the index. When it is cancelled or
+    fails, the next one goes on. ``lister`` takes each damage, which the report does not hold then.
 
     Raises what S3 (an outage is no damage), the tier and the index do;
     :class:`~s3blobfs.errors.UsageError` on a read-only mount."""
     target.refuse_if_read_only("a scrub")
-    return await _Scrub(target, options or ScrubOptions(), progress).run()
+    return await _Scrub(target, options or ScrubOptions(), progress, lister).run()
 
 
 class _Scrub:
-    def __init__(self, target: Target, options: ScrubOptions, progress: Progress) -> None:
+    def __init__(
+        self, target: Target, options: ScrubOptions, progress: Progress, lister: Lister | None
+    ) -> None:
         self._target = target
+        self._lister = lister or self._keep
         self._options = options
         self._progress = progress
         self._inspector = Inspector(Pace(options.requests_per_s), Pace(options.bytes_per_s))
@@ -121,7 +146,26 @@ class _Scrub:
             cursor = await self._page(cursor, state.last_id)
         await db.write(self._finish, durable=True)
         await self._describe()
+        await self._index_copy()
         return self._report
+
+    async def _index_copy(self) -> None:
+        """With ``read`` every segment and snapshot, else what a recovery of the newest state would read."""
+        shipper, report = self._target.index_copy, self._report.index_copy
+        if shipper is None:
+            return
+
+        def tell(done: int, total: int) -> None:
+            self._progress({"phase": "looking at the copy of the index", "done": done, "total": total})
+
+        verdict = await shipper.verify(CopyDepth.ALL if self._options.read else CopyDepth.CHAIN, tell)
+        report.segments, report.snapshots = verdict.segments, verdict.snapshots
+        report.damage, report.gaps = verdict.damage, verdict.gaps
+        for sentence in verdict.damage:
+            logger.info("damaged: the copy of the index: %s", sentence)
+        if verdict.damage and self._options.heal:
+            await shipper.renew()
+            report.renewed = True
 
     async def _page(self, cursor: int, last_id: int) -> int | None:
         """Compare the blobs that come next, and note the place reached; ``None`` when there are none."""
@@ -219,11 +263,26 @@ class _Scrub:
             assert state is not None
             self._report.checked, self._report.bytes_read = state.blobs, state.bytes
             self._report.remaining = scrubs.count_open(tx)
-            self._report.damages = [
-                self._described(tx, damage) for damage in scrubs.open_damages(tx, LISTED_MAX)
-            ]
 
         await self._target.db.read(read)
+        last_id: int | None = 0
+        while last_id is not None:
+            last_id = await self._list(last_id)
+
+    async def _list(self, after_id: int) -> int | None:
+        """List a page of the open damage; answers its last row."""
+
+        def read(tx: Transaction) -> tuple[int | None, list[Json]]:
+            page = scrubs.open_damages(tx, LISTED_AT_ONCE, after_id)
+            return page[-1].id if page else None, [self._described(tx, damage) for damage in page]
+
+        last_id, entries = await self._target.db.read(read)
+        for entry in entries:
+            await self._lister(entry)
+        return last_id
+
+    async def _keep(self, entry: Json) -> None:
+        self._report.damages.append(entry)
 
     def _described(self, tx: Transaction, damage: DamageRow) -> Json:
         paths, files = scrubs.paths_of(tx, damage.blob_id, PATHS_MAX)

@@ -23,6 +23,8 @@ from s3blobfs.writeback.reaper import Reaper
 Json = dict[str, Any]
 Progress = Callable[[Json], None]
 """Told how far a tool is; called often, and must not block."""
+Lister = Callable[[Json], Awaitable[None]]
+"""Takes one entry of a list that may be long."""
 
 
 def silent(_: Json) -> None:

@@ -39,6 +39,7 @@ class Volume:
             {
                 "echo": self.echo,
                 "progress": self.progress,
+                "list": self.list,
                 "refuse": self.refuse,
                 "fail": self.fail,
                 "hang": self.hang,
@@ -56,6 +57,13 @@ class Volume:
             call.progress({"left": left})
             await trio.sleep(2 * server_module.PROGRESS_INTERVAL_S)
         return {"done": True}
+
+    async def list(self, call: Call) -> Json:
+        """A hundred parts of a kilobyte, with reports between them."""
+        for at in range(100):
+            call.progress({"at": at})
+            await call.part("odd" if at % 2 else "even", [{"at": at, "text": "x" * 1000}])
+        return {"done": True, "even": []}
 
     async def refuse(self, _: Call) -> Json:
         raise FilesystemError(17, "there")
@@ -113,6 +121,12 @@ async def test_progress(volume: Volume) -> None:
     result = await trio.to_thread.run_sync(partial(volume.client.call, "progress", progress=seen.append))
     assert result == {"done": True}
     assert seen == [{"left": 3}, {"left": 2}, {"left": 1}]
+
+
+async def test_long_lists_are_put_together(volume: Volume) -> None:
+    result = await volume.call("list")
+    assert result["done"] and [entry["at"] for entry in result["even"]] == list(range(0, 100, 2))
+    assert [entry["at"] for entry in result["odd"]] == list(range(1, 100, 2))
 
 
 async def test_refusal(volume: Volume) -> None:

@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,19 @@ def test_fsck(volume: Operated) -> None:
     assert volume.tool("fsck", offline=True)["problems"] == []
     volume.mount()
     assert (volume.mountpoint / "lost+found" / f"#{inode}").read_bytes() == b"content of a"
+    volume.umount()
+
+    # What was mended without the bucket is there all the same: the mount sent the whole index.
+    elsewhere = volume.directory / "elsewhere.db"
+    s3 = ("--endpoint-url", volume.endpoint_url, "--index", str(elsewhere))
+    document = json.loads(volume.ok("recover", volume.uri, *s3, "--json"))
+    assert document["complete"] and document["problems"] == [] and document["restored"] == []
+    assert volume.ok("fsck", volume.uri, *s3) == "the index is in order\n"
+    copies = [sqlite3.connect(path) for path in (volume.paths.index, elsewhere)]
+    names = [copy.execute("SELECT name FROM dentries ORDER BY name").fetchall() for copy in copies]
+    assert names[0] == names[1] and (f"#{inode}".encode(),) in names[1]
+    for copy in copies:
+        copy.close()
 
 
 @pytest.mark.parametrize(
@@ -150,6 +165,35 @@ def test_scrub(volume: Operated) -> None:
     assert volume.tool("scrub", "--read", offline=True)["remaining"] == 0
     volume.mount()
     assert (volume.mountpoint / "b").read_bytes() == b"content of b" * 50_000
+
+
+def test_the_copy_of_the_index_is_looked_at(volume: Operated) -> None:
+    """Somebody deletes a segment; whoever scrubs learns of it before a machine is lost."""
+    for name in ("c", "d", "e"):
+        (volume.mountpoint / name).write_text(name)
+        volume.ok("sync", volume.mountpoint)
+        time.sleep(1.0)  # the lag: each becomes a segment of its own
+    client = volume.s3_client
+    prefix = ".s3blobfs/index/segments/"
+    segments = [
+        entry["Key"] for entry in client.list_objects_v2(Bucket=volume.bucket, Prefix=prefix)["Contents"]
+    ]
+    assert len(segments) >= 3
+    assert volume.tool("scrub")["index_copy"]["damage"] == []
+    client.delete_object(Bucket=volume.bucket, Key=segments[1])
+    report = volume.tool("scrub", code=4)
+    (damage,) = report["index_copy"]["damage"]
+    assert damage == f"segment {int(segments[1].removeprefix(prefix))} is missing"
+    shown = volume.run("scrub", volume.mountpoint)
+    assert f"copy of the index in the bucket: {damage}" in shown.out and "everything is well" not in shown.out
+    assert volume.status()["index_copy"]["damage"] == damage
+    assert volume.tool("scrub", "--heal")["index_copy"]["renewed"]
+    report = volume.tool("scrub", "--read")
+    assert report["index_copy"]["damage"] == [] and damage in report["index_copy"]["gaps"]
+    volume.umount()
+    assert volume.tool("scrub", offline=True)["index_copy"]["damage"] == []
+    elsewhere = volume.directory / "elsewhere.db"
+    volume.ok("recover", volume.uri, "--endpoint-url", volume.endpoint_url, "--index", elsewhere)
 
 
 def test_altered_bytes(volume: Operated) -> None:

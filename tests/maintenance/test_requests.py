@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 
-from s3blobfs.control.maintenance import ANSWER_MAX_BYTES, MaintenanceRequests, fitting, options_of
-from s3blobfs.control.messages import Json, MalformedMessage, encode
+from s3blobfs.control.maintenance import MaintenanceRequests, options_of
+from s3blobfs.control.messages import PART_BYTES, Json, MalformedMessage, encode
 from s3blobfs.control.server import Call, Peer
 from s3blobfs.errors import IndexFenced, UsageError
 from s3blobfs.maintenance.gc import GcOptions, gc
@@ -19,11 +19,15 @@ from s3blobfs.maintenance.scrub import ScrubOptions
 from s3blobfs.types import Keying
 from tests.maintenance.kit import contents, live
 from tests.maintenance.test_gc import DELETE, World
-from tests.support.rig import Setup, open_rig
+from tests.support.rig import ROOT, USER, Setup, open_rig
 
 
-def call(**arguments: object) -> Call:
-    return Call(dict(arguments), Peer(1, 0, 0), lambda progress: None)
+async def no_part(name: str, entries: list[Json]) -> None:
+    raise AssertionError(f"{name}: {entries}")
+
+
+def call(part: Callable[[str, list[Json]], Awaitable[None]] = no_part, /, **arguments: object) -> Call:
+    return Call(dict(arguments), Peer(1, 0, 0), lambda progress: None, part)
 
 
 @pytest.mark.parametrize(
@@ -49,16 +53,27 @@ def test_options_of_other_types_are_refused(arguments: Json) -> None:
         options_of(GcOptions, arguments)
 
 
-@pytest.mark.parametrize("kind", [list, dict])
-def test_an_answer_that_is_too_long_is_cut(kind: type) -> None:
-    entries: Any = [f"{at} {'x' * 500}" for at in range(1000)]
-    if kind is dict:
-        entries = {entry: [] for entry in entries}
-    answer = fitting({"count": 1000, "entries": entries}, "entries")
-    assert len(json.dumps(answer)) <= ANSWER_MAX_BYTES + 100
-    assert answer["omitted"] + len(answer["entries"]) == 1000
-    assert len(answer["entries"]) > 50
-    assert fitting({"entries": entries[:1] if kind is list else {}}, "entries")["omitted"] == 0
+async def test_long_lists_come_in_parts(tmp_path: Path) -> None:
+    """More than any message holds, with nothing left out, and no more in memory than a part."""
+    count = 700
+    names = [f"{number:03} {'n' * 200}".encode() for number in range(count)]
+    parts: list[list[Json]] = []
+
+    async def part(name: str, entries: list[Json]) -> None:
+        assert name == "problems"
+        parts.append(entries)
+
+    setup = Setup(tmp_path / "volume")
+    async with open_rig(setup, check=False) as rig:
+        for name in names:
+            await rig.fs.mkdir(ROOT, name, 0o755, USER)
+        await rig.db.write(lambda tx: tx.modify("UPDATE inodes SET nlink = 7 WHERE id > 1"))
+        answer = await MaintenanceRequests(live(rig)).handlers()["fsck"](call(part, repair=False))
+        await rig.db.write(lambda tx: tx.modify("UPDATE inodes SET nlink = 2 WHERE id > 1"))
+    assert answer["problems"] == [] and answer["counts"]["found"] == count
+    assert sum(map(len, parts)) == count and len(parts) > 2
+    assert len({entry["detail"] for entries in parts for entry in entries}) == count
+    assert all(len(json.dumps(entries)) < 2 * PART_BYTES for entries in parts)
 
 
 async def test_every_tool_answers(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ async def test_a_new_etag_needs_no_new_object(setup: Setup) -> None:
     assert the_object(setup)[1] == before
 
 
-@pytest.mark.expected_log("damaged and is not used")
+@pytest.mark.expected_log("was altered; dropped")
 async def test_a_damaged_cache_file_heals_nothing(setup: Setup) -> None:
     await made(setup)
     (cached,) = (setup.directory / "tier" / "cache" / "1").iterdir()
