@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
 from dataclasses import replace
 
 from s3blobfs.fs import acl
@@ -55,19 +54,6 @@ class Changing:
                 if access_list is not None and inode.xattrs is not None:
                     inode.xattrs[acl.ACCESS] = access_list
             inode.settle_times(*pending)
-
-    async def write_pending_times(self, leaving: Sequence[InCoreInode]) -> None:
-        """Bring the access times of inodes that leave core into the index, all in one transaction."""
-        pending = [inode for inode in leaving if inode.has_pending_times]
-        if not pending or self._core.read_only:
-            return
-
-        def transaction(tx: Transaction) -> None:
-            for inode in pending:
-                if inodes.find(tx, inode.id) is not None and inode.atime_ns is not None:
-                    inodes.update(tx, inode.id, atime_ns=inode.atime_ns)
-
-        await self._core.db.write(transaction)
 
     async def may(self, row: InodeRow, mask: int, caller: Caller) -> bool:
         """access(2) by the access ACL or the permission bits; ``mask`` of ``os.R_OK``, ``os.W_OK``,

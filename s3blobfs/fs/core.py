@@ -19,6 +19,8 @@ from s3blobfs.fs.handles import HandleTable
 from s3blobfs.fs.incore import InCoreInode, InodeTable
 from s3blobfs.index import inodes
 from s3blobfs.index.database import Database
+from s3blobfs.index.inodes import InodeRow
+from s3blobfs.index.transaction import Transaction
 from s3blobfs.index.uploads import UploadRow
 from s3blobfs.tier.staging import StagedFile
 from s3blobfs.tier.tier import Tier
@@ -111,7 +113,38 @@ class Core:
         row = await self.db.read(lambda tx: inodes.find(tx, inode_id))
         if row is None:
             raise FilesystemError(errno.ESTALE, f"inode {inode_id}")
-        return self.inodes.admit(row)
+        await self.make_room()
+        inode = self.inodes.admit(row)
+        # Who names an inode by its id refers to it. How often, was forgotten when it was evicted; the kernel
+        # gives up all its references at once.
+        inode.lookup_count = max(1, inode.lookup_count)
+        return inode
+
+    async def make_room(self) -> None:
+        """Evict inodes that were not used for longest, if there are too many in core."""
+        if self.inodes.crowded:
+            leaving = self.inodes.idle()
+            await self.write_pending_times(leaving)
+            for inode in leaving:
+                self.inodes.evict(inode)
+
+    async def write_pending_times(self, leaving: Sequence[InCoreInode]) -> None:
+        """Bring the access times of inodes that leave core into the index, all in one transaction."""
+        pending = [(inode, inode.atime_ns) for inode in leaving if inode.atime_ns is not None]
+        if not pending or self.read_only:
+            return
+
+        def transaction(tx: Transaction) -> list[InodeRow]:
+            return [
+                inodes.update(tx, inode.id, atime_ns=atime_ns)
+                for inode, atime_ns in pending
+                if inodes.find(tx, inode.id) is not None
+            ]
+
+        for row in await self.db.write(transaction):
+            self.inodes.refresh(row)
+        for inode, atime_ns in pending:
+            inode.settle_times(None, None, atime_ns)
 
     def store_of(self, inode: InCoreInode) -> StoreConfig:
         """The store that a regular file's next blob goes to."""

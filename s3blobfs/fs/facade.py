@@ -152,10 +152,11 @@ class Filesystem:
     async def lookup(self, parent_id: int, name: bytes) -> Attributes | None:
         """Attributes behind a name, and one more reference for the kernel; ``None`` without such a name."""
         inode = await self._namespace.lookup(parent_id, name)
-        return None if inode is None else self._refer(inode)
+        return None if inode is None else await self._refer(inode)
 
-    def _refer(self, inode: InCoreInode) -> Attributes:
+    async def _refer(self, inode: InCoreInode) -> Attributes:
         inode.lookup_count += 1
+        await self._core.make_room()
         return inode.attributes()
 
     async def forget(self, references: Sequence[tuple[int, int]]) -> None:
@@ -168,7 +169,7 @@ class Filesystem:
             inode.lookup_count = max(0, inode.lookup_count - count)
             if inode.disposable:
                 leaving.append(inode)
-        await self._changing.write_pending_times(leaving)
+        await self._core.write_pending_times(leaving)
         for inode in leaving:
             self._core.inodes.release(inode)
 
@@ -211,21 +212,21 @@ class Filesystem:
             mode |= stat.S_IFREG
         if not any(test(mode) for test in _NODE_TYPES):
             raise FilesystemError(errno.EINVAL)
-        return self._refer(await self._namespace.make(parent_id, name, mode, caller, rdev=rdev))
+        return await self._refer(await self._namespace.make(parent_id, name, mode, caller, rdev=rdev))
 
     async def mkdir(self, parent_id: int, name: bytes, mode: int, caller: Caller) -> Attributes:
         """mkdir(2)."""
         mode = stat.S_IFDIR | stat.S_IMODE(mode)
-        return self._refer(await self._namespace.make(parent_id, name, mode, caller))
+        return await self._refer(await self._namespace.make(parent_id, name, mode, caller))
 
     async def symlink(self, parent_id: int, name: bytes, target: bytes, caller: Caller) -> Attributes:
         """symlink(2)."""
         mode = stat.S_IFLNK | 0o777
-        return self._refer(await self._namespace.make(parent_id, name, mode, caller, target=target))
+        return await self._refer(await self._namespace.make(parent_id, name, mode, caller, target=target))
 
     async def link(self, inode_id: int, parent_id: int, name: bytes) -> Attributes:
         """link(2)."""
-        return self._refer(await self._namespace.link(inode_id, parent_id, name))
+        return await self._refer(await self._namespace.link(inode_id, parent_id, name))
 
     async def unlink(self, parent_id: int, name: bytes) -> None:
         """unlink(2)."""
@@ -251,6 +252,7 @@ class Filesystem:
         self, handle: int, after: int, limit: int = DIRECTORY_PAGE_ENTRIES
     ) -> list[DirectoryEntry]:
         """readdir(3): a page of entries behind cookie ``after``; see :meth:`Listing.page`."""
+        await self._core.make_room()
         return await self._listing.page(self._core.handles.directory(handle), after, limit)
 
     def refer(self, entry: DirectoryEntry) -> None:
@@ -278,7 +280,7 @@ class Filesystem:
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         inode = await self._namespace.make(parent_id, name, mode, caller, exclusive=bool(flags & os.O_EXCL))
         opened = await self._opening.open(inode, flags)
-        return opened, self._refer(inode)
+        return opened, await self._refer(inode)
 
     async def open(self, inode_id: int, flags: int) -> OpenFile:
         """open(2) of a regular file that exists, O_TRUNC included."""
@@ -380,7 +382,7 @@ class Filesystem:
             await self.release(handle.number)
         for directory in self._core.handles.directories():
             await self.releasedir(directory.number)
-        await self._changing.write_pending_times(list(self._core.inodes))
+        await self._core.write_pending_times(list(self._core.inodes))
         if detach and not self._core.read_only:
             await self._seal_all()
             await self._core.db.commit()

@@ -1,8 +1,8 @@
 """In-core inodes: what is known of an inode without asking the index, and who still needs it.
 
 Four counts are kept apart: ``nlink`` (names, in the row), ``lookup_count`` (references the kernel holds),
-``open_count`` (handles) and a blob's ``refs`` (in the index). An in-core inode lives while the kernel or a
-handle refers to it or its content is in flux.
+``open_count`` (handles) and a blob's ``refs`` (in the index). An in-core inode lives while a handle refers to
+it or its content is in flux; while only the kernel refers to it, until too many others were used since.
 
 Ordering without locks: every index row carries the number of the transaction that wrote it, and an older
 row never replaces a newer one here. What the index does not know yet (times of writes, the size of a staged
@@ -12,13 +12,21 @@ file) is an overlay that the next transaction on the inode takes along.
 from __future__ import annotations
 
 import stat
+from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import islice
+from weakref import WeakValueDictionary
 
 import trio
 
 from s3blobfs.fs.attributes import BLOCK_BYTES, Attributes
 from s3blobfs.fs.content import Content, State
 from s3blobfs.index.inodes import InodeRow
+
+INODES_KEPT = 32_768
+"""Idle inodes kept in core: some 25 MiB."""
+
+_EVICTED_AT_ONCE = 1024
 
 
 class InodeLock:
@@ -46,6 +54,7 @@ class InCoreInode:
     """One inode as this process knows it."""
 
     __slots__ = (
+        "__weakref__",
         "atime_ns",
         "content",
         "content_change",
@@ -158,16 +167,33 @@ class InCoreInode:
         )
 
     @property
+    def is_idle(self) -> bool:
+        """The index knows everything about the inode, but for times, and nobody has it open."""
+        return (
+            self.open_count == 0
+            and not self.removed
+            and not (self.content is not None and self.content.in_flux)
+        )
+
+    @property
     def has_pending_times(self) -> bool:
         """Times that the index should have before this object is dropped."""
         return not self.removed and not (self.atime_ns is None and self.mtime_ns is None)
 
 
 class InodeTable:
-    """The in-core inodes by id."""
+    """The in-core inodes by id, the least recently used first.
+
+    The kernel may refer to millions of inodes, all that a find(1) has walked over. Since ids are for life and
+    the index knows every idle inode, only about ``INODES_KEPT`` of them stay: what is evicted is read again
+    when it is asked for. An inode that a call in progress still holds is found again as the same object, so
+    that there are never two of one id.
+    """
 
     def __init__(self) -> None:
-        self._inodes: dict[int, InCoreInode] = {}
+        self._crowded_at = INODES_KEPT
+        self._inodes: OrderedDict[int, InCoreInode] = OrderedDict()
+        self._dropped: WeakValueDictionary[int, InCoreInode] = WeakValueDictionary()
 
     def __len__(self) -> int:
         return len(self._inodes)
@@ -176,11 +202,18 @@ class InodeTable:
         return iter(list(self._inodes.values()))
 
     def find(self, inode_id: int) -> InCoreInode | None:
-        return self._inodes.get(inode_id)
+        inode = self._inodes.get(inode_id)
+        if inode is not None:
+            self._inodes.move_to_end(inode_id)
+            return inode
+        inode = self._dropped.pop(inode_id, None)
+        if inode is not None:
+            self._inodes[inode_id] = inode
+        return inode
 
     def admit(self, row: InodeRow) -> InCoreInode:
         """The in-core inode of a row just read or written, made if it is not there yet."""
-        inode = self._inodes.get(row.id)
+        inode = self.find(row.id)
         if inode is None:
             inode = self._inodes[row.id] = InCoreInode(row)
         else:
@@ -189,11 +222,41 @@ class InodeTable:
 
     def refresh(self, row: InodeRow) -> None:
         """Apply a row where its inode is in core; do not bring it in."""
-        inode = self._inodes.get(row.id)
+        inode = self.find(row.id)
         if inode is not None:
             inode.apply(row)
 
     def release(self, inode: InCoreInode) -> None:
         """Drop the object if nobody needs it any more."""
         if inode.disposable:
-            self._inodes.pop(inode.id, None)
+            self._drop(inode)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether it is time to evict."""
+        return len(self._inodes) > self._crowded_at
+
+    def idle(self) -> list[InCoreInode]:
+        """Inodes to evict, of those that were not used for longest. The table is crowded again when half as
+        many have come as are evicted at once."""
+        self._crowded_at = max(INODES_KEPT, len(self._inodes)) + _EVICTED_AT_ONCE // 2
+        found: list[InCoreInode] = []
+        excess = len(self._inodes) - INODES_KEPT
+        for inode_id in list(islice(self._inodes, min(excess + _EVICTED_AT_ONCE, 8 * _EVICTED_AT_ONCE))):
+            inode = self._inodes[inode_id]
+            if inode.is_idle:
+                found.append(inode)
+            else:
+                self._inodes.move_to_end(inode_id)
+        return found
+
+    def evict(self, inode: InCoreInode) -> None:
+        """Drop the object if it is still idle, although the kernel may refer to the inode."""
+        if inode.is_idle and not inode.has_pending_times:
+            self._drop(inode)
+        room = _EVICTED_AT_ONCE // 2
+        self._crowded_at = max(INODES_KEPT, min(self._crowded_at, len(self._inodes) + room))
+
+    def _drop(self, inode: InCoreInode) -> None:
+        if self._inodes.pop(inode.id, None) is not None:
+            self._dropped[inode.id] = inode

@@ -261,14 +261,17 @@ class Namespace:
         for row in changed.destroyed:
             core.uploader.forget_inode(row.id)
             inode = core.inodes.find(row.id)
-            if inode is not None:
-                inode.apply(row)
-                inode.removed = True
-                content = inode.content
-                if content is not None and content.staged is not None:
-                    staged, content.staged = content.staged, None
-                    await staged.discard()
-                core.inodes.release(inode)
+            if inode is None:
+                # Evicted, but the kernel has looked it up, and may be asked about what it refers to.
+                inode = core.inodes.admit(row)
+                inode.lookup_count = 1
+            inode.apply(row)
+            inode.removed = True
+            content = inode.content
+            if content is not None and content.staged is not None:
+                staged, content.staged = content.staged, None
+                await staged.discard()
+            core.inodes.release(inode)
         if any(row.blob_id is not None for row in changed.destroyed):
             core.reaper.wake()
 

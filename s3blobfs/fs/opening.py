@@ -43,16 +43,20 @@ class Opening:
             raise FilesystemError(errno.EISDIR if inode.is_directory else errno.ENXIO)
         if inode.removed:
             raise FilesystemError(errno.ESTALE)
-        writes = flags & os.O_ACCMODE != os.O_RDONLY
-        if writes:
+        writes, truncates = flags & os.O_ACCMODE != os.O_RDONLY, bool(flags & os.O_TRUNC)
+        if writes or truncates:
             self._core.refuse_if_read_only()
         # Counted before anything is awaited: from here an unlink leaves an orphan.
         inode.open_count += 1
         inode.writer_count += writes
         handle = self._core.handles.open_file(inode, flags)
         try:
-            if flags & os.O_TRUNC and writes:
+            if truncates:
                 await self._writing.truncate(inode, 0)
+                if inode.writer_count == 0:
+                    # With O_RDONLY, where Linux truncates, too: no close to come would store it.
+                    await self._writing.close(inode)
+                    await self._core.acknowledge()
         except BaseException:
             self._core.handles.close_file(handle.number)
             inode.writer_count -= writes

@@ -250,11 +250,9 @@ async def test_emptying_a_file_lets_go_of_its_object(any_rig: Rig) -> None:
 # -- open flags ----------------------------------------------------------------------------------------
 
 
-async def test_trunc_empties_and_needs_write_access(any_rig: Rig) -> None:
+async def test_trunc_empties(any_rig: Rig) -> None:
     rig = any_rig
     made = await rig.write_file(b"f", b"content")
-    async with opened_file(rig, made.inode_id, os.O_RDONLY | os.O_TRUNC) as handle:
-        assert await rig.fs.read(handle, 0, 10) == b"content"
     async with opened_file(rig, made.inode_id, os.O_RDWR | os.O_TRUNC) as handle:
         assert (await rig.fs.getattr(made.inode_id)).size_bytes == 0
         assert await rig.fs.read(handle, 0, 10) == b""
@@ -324,6 +322,26 @@ async def test_what_one_handle_writes_another_reads(any_rig: Rig) -> None:
         await rig.fs.write(two, 0, b"c")
         assert await rig.fs.read(reader, 0, 100) == b"contenT!"
     assert await rig.read_file(b"f") == b"contenT!"
+
+
+@pytest.mark.parametrize("written", [b"", b"1234"], ids=["clean", "dirty"])
+async def test_truncated_by_who_only_reads(any_setup: Setup, written: bytes) -> None:
+    """Linux truncates with O_RDONLY | O_TRUNC, too (open(2))."""
+    async with open_rig(any_setup) as rig:
+        made = await rig.write_file(b"f", b"stored before")
+        writer = await rig.fs.open(made.inode_id, os.O_WRONLY)
+        if written:
+            await rig.fs.write(writer.handle, 0, written)
+        else:
+            await rig.fs.release(writer.handle)
+        reader = await rig.fs.open(made.inode_id, os.O_RDONLY | os.O_TRUNC)
+        assert (await rig.fs.getattr(made.inode_id)).size_bytes == 0
+        await rig.fs.release(reader.handle)
+        if written:
+            await rig.fs.flush(writer.handle)
+            await rig.fs.release(writer.handle)
+    async with open_rig(any_setup) as rig:
+        assert await rig.read_file(b"f") == b""
 
 
 async def test_a_reader_goes_on_through_a_new_version(any_rig: Rig) -> None:

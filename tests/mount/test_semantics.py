@@ -364,6 +364,14 @@ def test_hard_links(any_here: Path) -> None:
         os.link(any_here, any_here / "directory")
 
 
+def test_o_trunc_of_who_only_reads(any_here: Path) -> None:
+    (any_here / "f").write_bytes(b"content")
+    with fd_of(any_here / "f", os.O_RDONLY | os.O_TRUNC) as fd:
+        assert os.fstat(fd).st_size == 0
+        assert ours(any_here / "f", "state") == "stored"
+    assert (any_here / "f").read_bytes() == b""
+
+
 def test_rename_over_an_open_file(any_here: Path) -> None:
     old, new = any_here / "old", any_here / "new"
     old.write_bytes(b"old content")
