@@ -36,6 +36,7 @@ from s3blobfs.control.stores import StoreRequests
 from s3blobfs.control.tracefile import TraceRecorder
 from s3blobfs.errors import S3BlobFSError, UsageError
 from s3blobfs.fs.facade import Filesystem
+from s3blobfs.fuse.extension.session import Extension
 from s3blobfs.fuse.mount import serve, terminate
 from s3blobfs.index import settings, stores, uploads
 from s3blobfs.index.database import Database
@@ -126,6 +127,7 @@ class _Mount:
         self._on_ready = on_ready
         self._paths = VolumePaths(options.index_path)
         self._tracer = Tracer(options.trace_client)
+        self._extension = Extension(options.fuse_extension)
         self._watch = UnmountWatch()
         self._control: ControlServer | None = None
         self._stage = _Stage.OPENING
@@ -281,7 +283,7 @@ class _Mount:
     # -- serving ---------------------------------------------------------------------------------------
 
     async def _serve(self, parts: _Parts) -> None:
-        await serve(parts.filesystem, self._options, parts.volume.uri, self._ready)
+        await serve(parts.filesystem, self._options, parts.volume.uri, self._extension, self._ready)
         self._stage = _Stage.STORING
         logger.info("unmounted from %s", self._options.mountpoint)
         async with trio.open_nursery() as nursery:
@@ -383,6 +385,7 @@ class _Mount:
                 "version": __version__,
                 "durability": (options.durability or volume.durability).value,
                 "read_only": options.read_only,
+                "fuse_extension": self._extension.status,
                 "index": str(self._paths.index),
                 "log": str(self._paths.log),
                 "trace": str(parts.recorder.path) if parts.recorder.path else None,

@@ -30,6 +30,17 @@ OBJECT_MAX_BYTES = 5 * TIB
 """The largest S3 object."""
 
 
+class FuseExtension(enum.Enum):
+    """How much of what pyfuse3 does not bind a mount may use (docs/fuse-extension.md)."""
+
+    AUTO = "auto"
+    """As much as can be had."""
+    INIT = "init"
+    """Nothing that changes a loaded library."""
+    OFF = "off"
+    """pyfuse3 alone."""
+
+
 class Encryption(enum.Enum):
     """Server-side encryption asked for with each PUT and copy."""
 
@@ -165,6 +176,7 @@ class MountOptions:
     queue: QueueOptions = field(default_factory=QueueOptions)
     commit_delay_s: float = 0.05
     """How long metadata changes wait for company in one index commit."""
+    fuse_extension: FuseExtension = FuseExtension.AUTO
     fuse_options: tuple[str, ...] = ()
     """Passed on to the kernel's mount(8) options: noexec, nosuid, nodev …"""
 

@@ -11,7 +11,15 @@ import click
 from s3blobfs.cli import daemon
 from s3blobfs.cli.fstab import parse_options
 from s3blobfs.cli.params import DURABILITY, PATH, duration, s3_options, s3_uri, size, take_s3_options
-from s3blobfs.config import DAY_S, IndexCopyOptions, MountOptions, QueueOptions, S3Options, TierOptions
+from s3blobfs.config import (
+    DAY_S,
+    FuseExtension,
+    IndexCopyOptions,
+    MountOptions,
+    QueueOptions,
+    S3Options,
+    TierOptions,
+)
 from s3blobfs.errors import UsageError
 from s3blobfs.types import Durability
 from s3blobfs.volume.descriptor import VolumeDescriptor
@@ -43,6 +51,7 @@ _FSTAB_NAMES = frozenset(
         *("index", "cache_dir", "cache_size", "durability", "read_only", "allow_other", "trace"),
         *("trace_client", "endpoint_url", "region", "profile", "path_style", "ca_bundle", "sse_s3"),
         *("queue_size", "queue_files", "queue_age", "index_sync", "index_lag", "index_retention"),
+        "fuse_extension",
         *("sse_kms_key_id", "storage_class", "request_timeout", "total_timeout"),
     }
 )
@@ -102,6 +111,11 @@ _FSTAB_NAMES = frozenset(
 @click.option(
     "--take-over", is_flag=True,
     help="Go on from this index although the bucket has a later state, which is left behind.",
+)  # fmt: skip
+@click.option(
+    "--fuse-extension", type=click.Choice([each.value for each in FuseExtension]), default="auto",
+    show_default=True, help="What to use of FUSE beyond the library pyfuse3: all, nothing that patches a "
+    "loaded library, or nothing.",
 )  # fmt: skip
 @click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error.")
 @click.option(
@@ -210,5 +224,6 @@ def _options(
         queue=QueueOptions(
             size_bytes=values["queue_size"], files=values["queue_files"], age_s=values["queue_age"]
         ),
+        fuse_extension=FuseExtension(values["fuse_extension"]),
         fuse_options=kernel_options,
     )

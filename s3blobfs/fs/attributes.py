@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from dataclasses import dataclass
+from typing import NamedTuple
 
 BLOCK_BYTES = 512
 """The unit of ``st_blocks`` (stat(2))."""
@@ -29,8 +30,7 @@ class Caller:
         return gid == self.gid or gid in self.groups
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(NamedTuple):
     """The answer of getattr: stat(2) less what the FUSE layer adds (timeouts)."""
 
     inode_id: int
@@ -63,10 +63,12 @@ class AttributeChanges:
     atime_ns: int | None = None
     mtime_ns: int | None = None
     ctime_ns: int | None = None
+    drops_set_id: bool = False
+    """Set-user-ID and set-group-ID bits go, where the file is no directory and no mode is given."""
 
     @property
     def touches_row(self) -> bool:
-        """Whether anything but the size is to change."""
+        """Whether anything but the size is to change, set-id bits apart."""
         return any(
             value is not None
             for value in (self.mode, self.uid, self.gid, self.atime_ns, self.mtime_ns, self.ctime_ns)

@@ -30,15 +30,19 @@ class Changing:
             await self._writing.truncate(inode, changes.size_bytes)
             if inode.writer_count == 0:
                 await self._writing.close(inode)
+        changes = _with_dropped_bits(inode.row, changes)
         if changes.touches_row:
             await self._change_row(inode, changes)
+
+    async def drop_set_id(self, inode: InCoreInode) -> None:
+        """Somebody who may not keep set-id bits changes the content."""
+        await self.change(inode, AttributeChanges(drops_set_id=True))
 
     async def _change_row(self, inode: InCoreInode, changes: AttributeChanges) -> None:
         async with inode.lock:
             row = inode.row
             pending = inode.mtime_ns, inode.ctime_ns, inode.atime_ns
-            wanted = replace(
-                row,
+            wanted = row._replace(
                 mode=row.mode if changes.mode is None else stat.S_IFMT(row.mode) | changes.mode & 0o7777,
                 uid=_first(changes.uid, row.uid),
                 gid=_first(changes.gid, row.gid),
@@ -68,6 +72,15 @@ class Changing:
             return access_list.allows(row.uid, row.gid, mask, caller)
         shift = 6 if caller.uid == row.uid else 3 if caller.in_group(row.gid) else 0
         return (row.mode >> shift) & mask & 0o7 == mask & 0o7
+
+
+def _with_dropped_bits(row: InodeRow, changes: AttributeChanges) -> AttributeChanges:
+    """Set-user-ID goes, and set-group-ID where the group may execute (elsewhere it has meant mandatory
+    locking): inode(7), chown(2)."""
+    if not changes.drops_set_id or changes.mode is not None or stat.S_ISDIR(row.mode):
+        return changes
+    dropped = stat.S_ISUID | (stat.S_ISGID if row.mode & stat.S_IXGRP else 0)
+    return replace(changes, mode=stat.S_IMODE(row.mode) & ~dropped) if row.mode & dropped else changes
 
 
 def _first(*candidates: int | None) -> int:

@@ -44,6 +44,7 @@ from s3blobfs.writeback.uploader import Uploader, UploadListener
 
 log = logging.getLogger(__name__)
 
+SUPERUSER = Caller(uid=0, gid=0)
 FREE_BYTES = 1 << 50
 FREE_INODES = 1 << 32
 """What statfs says is left: S3 has no end, and programs that ask want room, not infinity."""
@@ -282,9 +283,12 @@ class Filesystem:
         opened = await self._opening.open(inode, flags)
         return opened, await self._refer(inode)
 
-    async def open(self, inode_id: int, flags: int) -> OpenFile:
+    async def open(self, inode_id: int, flags: int, caller: Caller = SUPERUSER) -> OpenFile:
         """open(2) of a regular file that exists, O_TRUNC included."""
-        return await self._opening.open(await self._core.inode(inode_id), flags)
+        inode = await self._core.inode(inode_id)
+        if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY and not caller.privileged:
+            await self._changing.drop_set_id(inode)
+        return await self._opening.open(inode, flags)
 
     async def read(self, handle: int, offset: int, size: int) -> bytes:
         """pread(2)."""

@@ -135,23 +135,16 @@ class InCoreInode:
 
     def attributes(self) -> Attributes:
         row = self.row
-        size = self.size_bytes
+        known = attributes_of(row)
         content = self.content
         if content is not None and content.state is State.DIRTY and content.staged is not None:
-            blocks = -(-content.staged.allocated_bytes() // BLOCK_BYTES)
-        elif stat.S_ISREG(row.mode):
-            blocks = -(-size // BLOCK_BYTES)
-        else:
-            blocks = 0
-        return Attributes(
-            inode_id=row.id,
-            mode=row.mode,
-            nlink=row.nlink,
-            uid=row.uid,
-            gid=row.gid,
-            rdev=row.rdev,
-            size_bytes=len(row.target) if row.target is not None else size,
-            blocks=blocks,
+            known = known._replace(
+                size_bytes=content.staged.size_bytes,
+                blocks=-(-content.staged.allocated_bytes() // BLOCK_BYTES),
+            )
+        if self.atime_ns is self.mtime_ns is self.ctime_ns is None:
+            return known
+        return known._replace(
             atime_ns=row.atime_ns if self.atime_ns is None else self.atime_ns,
             mtime_ns=row.mtime_ns if self.mtime_ns is None else self.mtime_ns,
             ctime_ns=row.ctime_ns if self.ctime_ns is None else max(self.ctime_ns, row.ctime_ns),
@@ -179,6 +172,23 @@ class InCoreInode:
     def has_pending_times(self) -> bool:
         """Times that the index should have before this object is dropped."""
         return not self.removed and not (self.atime_ns is None and self.mtime_ns is None)
+
+
+def attributes_of(row: InodeRow) -> Attributes:
+    """What the index knows of an inode."""
+    return Attributes(
+        row.id,
+        row.mode,
+        row.nlink,
+        row.uid,
+        row.gid,
+        row.rdev,
+        row.size_bytes,
+        -(-row.size_bytes // BLOCK_BYTES) if stat.S_ISREG(row.mode) else 0,
+        row.atime_ns,
+        row.mtime_ns,
+        row.ctime_ns,
+    )
 
 
 class InodeTable:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from s3blobfs.errors import FilesystemError
 from s3blobfs.fs.attributes import Attributes
 from s3blobfs.fs.core import Core
 from s3blobfs.fs.handles import DirectoryHandle
-from s3blobfs.fs.incore import InCoreInode
+from s3blobfs.fs.incore import attributes_of
 from s3blobfs.index import dentries
 from s3blobfs.index.inodes import ROOT_INODE_ID, InodeRow
 
@@ -20,8 +20,7 @@ DOT_COOKIES = 2
 """Cookies 1 and 2 are ``.`` and ``..``; the index's own follow."""
 
 
-@dataclass(frozen=True, slots=True)
-class DirectoryEntry:
+class DirectoryEntry(NamedTuple):
     """One line of a directory; ``cookie`` continues behind it."""
 
     cookie: int
@@ -66,7 +65,7 @@ class Listing:
 
     def _attributes_of(self, row: InodeRow) -> Attributes:
         inode = self._core.inodes.find(row.id)
-        return (InCoreInode(row) if inode is None else inode).attributes()
+        return attributes_of(row) if inode is None else inode.attributes()
 
     def refer(self, entry: DirectoryEntry) -> None:
         """The kernel took an entry of a listing, and with it a reference to its inode. (It holds the

@@ -154,9 +154,11 @@ class Writing:
         commit on disk; with ``disk`` staged file and journal row survive a crash of this process."""
         if inode.row.nlink == 0 or inode.removed:
             return  # without a name there is nothing to find again
+        unstored = _content(inode).in_flux
         ticket = await self.seal(inode)
         if self._core.durability is Durability.DISK:
-            await self._core.db.flush()
+            if unstored:
+                await self._core.db.flush()
         elif ticket is not None:
             await ticket.wait()
 

@@ -43,8 +43,18 @@ def absent_entry(entry_timeout_s: float) -> pyfuse3.EntryAttributes:
     return entry
 
 
-def attribute_changes(attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> AttributeChanges:
-    """ctime is not the kernel's to set: it is the time of the change itself."""
+def attribute_changes(
+    attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields, caller: Caller
+) -> AttributeChanges:
+    """ctime is not the kernel's to set: it is the time of the change itself.
+
+    With HANDLE_KILLPRIV_V2 set-id bits are ours to drop: when the owner changes, when somebody who may not
+    keep them changes the size, and when there is nothing else to change, which is how the kernel tells that
+    such a one writes. Without it the kernel does so itself, by the mode."""
+    owner = fields.update_uid or fields.update_gid
+    only_told = not (
+        owner or fields.update_size or fields.update_mode or fields.update_atime or fields.update_mtime
+    )
     return AttributeChanges(
         mode=attr.st_mode & 0o7777 if fields.update_mode else None,
         uid=attr.st_uid if fields.update_uid else None,
@@ -52,6 +62,7 @@ def attribute_changes(attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFiel
         size_bytes=attr.st_size if fields.update_size else None,
         atime_ns=attr.st_atime_ns if fields.update_atime else None,
         mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        drops_set_id=owner or only_told or (fields.update_size and not caller.privileged),
     )
 
 

@@ -14,6 +14,7 @@ import trio
 from s3blobfs.config import MountOptions
 from s3blobfs.errors import UsageError
 from s3blobfs.fs.facade import Filesystem
+from s3blobfs.fuse.extension.session import Extension
 from s3blobfs.fuse.notify import KernelNotifier
 from s3blobfs.fuse.operations import Operations
 
@@ -33,25 +34,36 @@ READ_AHEADS = Path("/sys/class/bdi")
 
 
 async def serve(
-    filesystem: Filesystem, options: MountOptions, source: str, on_ready: Callable[[], None]
+    filesystem: Filesystem,
+    options: MountOptions,
+    source: str,
+    extension: Extension,
+    on_ready: Callable[[], None],
 ) -> None:
     """Mount, call ``on_ready``, and serve until somebody unmounts or :func:`terminate` is called.
 
     ``source`` is shown in the first column of mount(8). Raises :class:`UsageError` when the mount is
     refused; afterwards nothing is mounted in any case."""
     operations = Operations(
-        filesystem, entry_timeout_s=options.entry_timeout_s, attr_timeout_s=options.attr_timeout_s
+        filesystem,
+        entry_timeout_s=options.entry_timeout_s,
+        attr_timeout_s=options.attr_timeout_s,
+        connected=extension.connected,
     )
+    extension.prepare()
     _mount(operations, options, source)
     try:
+        extension.negotiate(operations)
         notifier = KernelNotifier()
         filesystem.set_notifier(notifier)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(notifier.run)
             nursery.start_soon(_report_ready, options.mountpoint, on_ready)
-            await pyfuse3.main(min_tasks=4, max_tasks=MAX_REQUESTS)
+            with extension.loop():
+                await pyfuse3.main(min_tasks=4, max_tasks=MAX_REQUESTS)
             nursery.cancel_scope.cancel()
     finally:
+        extension.close()
         # Also where the kernel has unmounted already: libfuse finds that out for itself.
         pyfuse3.close(unmount=True)
 

@@ -54,14 +54,26 @@ class Operations(pyfuse3.Operations):
     enable_writeback_cache = False
     enable_acl = True
 
-    def __init__(self, filesystem: Filesystem, *, entry_timeout_s: float, attr_timeout_s: float) -> None:
+    def __init__(
+        self,
+        filesystem: Filesystem,
+        *,
+        entry_timeout_s: float,
+        attr_timeout_s: float,
+        connected: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``connected`` is called when libfuse has read the kernel's first request."""
         super().__init__()
+        self._connected = connected
         self._fs = filesystem
         self._entry_timeout_s = entry_timeout_s
         self._attr_timeout_s = attr_timeout_s
 
     def _entry(self, attributes: Attributes) -> EntryAttributes:
         return convert.entry_attributes(attributes, self._entry_timeout_s, self._attr_timeout_s)
+
+    def init(self) -> None:
+        self._connected()
 
     # -- inodes --------------------------------------------------------------------------------------
 
@@ -89,7 +101,8 @@ class Operations(pyfuse3.Operations):
         fh: FileHandleT | None,
         ctx: RequestContext,
     ) -> EntryAttributes:
-        return self._entry(await self._fs.setattr(inode, convert.attribute_changes(attr, fields)))
+        changes = convert.attribute_changes(attr, fields, convert.caller(ctx))
+        return self._entry(await self._fs.setattr(inode, changes))
 
     @_answering
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
@@ -192,7 +205,7 @@ class Operations(pyfuse3.Operations):
 
     @_answering
     async def open(self, inode: InodeT, flags: pyfuse3.FlagT, ctx: RequestContext) -> FileInfo:
-        opened = await self._fs.open(inode, flags)
+        opened = await self._fs.open(inode, flags, convert.caller(ctx))
         return FileInfo(fh=FileHandleT(opened.handle), keep_cache=opened.keep_cache)
 
     @_answering

@@ -42,6 +42,8 @@ class Setting:
     keep_cache: bool | None = None
     """Whether an open file keeps the pages of its last use, whatever has become of it."""
     read_ahead_kib: int | None = None
+    options: tuple[str, ...] = ()
+    """Of the command ``mount``."""
 
 
 SETTINGS = {
@@ -51,6 +53,8 @@ SETTINGS = {
     "timeouts-1": Setting(timeout_s=1),
     "keep-cache-never": Setting(keep_cache=False),
     "keep-cache-always": Setting(keep_cache=True),
+    "no-extension": Setting(options=("--fuse-extension=off",)),
+    "timeouts-0-no-extension": Setting(timeout_s=0, options=("--fuse-extension=off",)),
     "read-ahead-128k": Setting(read_ahead_kib=128),
     "read-ahead-1m": Setting(read_ahead_kib=1024),
     "read-ahead-4m": Setting(read_ahead_kib=4096),
@@ -82,7 +86,7 @@ class TriedVolume(Volume):
         scripts = str(Path(__file__).parent.parent)
         with self._log.open("ab") as log:
             process = self._served_by = subprocess.Popen(
-                [*command, *arguments],
+                [*command, *self._setting.options, *arguments],
                 env={**self._environment, "PYTHONPATH": scripts},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from unittest.mock import patch
 
 import pyfuse3
@@ -27,12 +28,20 @@ def main(name: str, arguments: list[str]) -> int:
 
         enable_writeback_cache = setting.writeback_cache
 
-        def __init__(self, filesystem: Filesystem, *, entry_timeout_s: float, attr_timeout_s: float) -> None:
+        def __init__(
+            self,
+            filesystem: Filesystem,
+            *,
+            entry_timeout_s: float,
+            attr_timeout_s: float,
+            connected: Callable[[], None],
+        ) -> None:
             timeout_s = setting.timeout_s
             super().__init__(
                 filesystem,
                 entry_timeout_s=entry_timeout_s if timeout_s is None else timeout_s,
                 attr_timeout_s=attr_timeout_s if timeout_s is None else timeout_s,
+                connected=connected,
             )
 
         async def create(

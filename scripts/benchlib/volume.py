@@ -130,6 +130,12 @@ class Volume(DirectoryTarget):
         self.run("umount", self.directory)
         self._process = None
 
+    @property
+    def pid(self) -> int:
+        """Of the process that serves the mount."""
+        assert self._process is not None, "not mounted"
+        return self._process.pid
+
     def abandon(self) -> None:
         """Leave nothing mounted and no process, whatever happened."""
         if state_of(self.directory) is State.MOUNTED:

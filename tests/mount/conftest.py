@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -22,6 +23,9 @@ KINDS: dict[str, Sequence[str]] = {
     "versioned-cached": ("--mode", "versioned", "--cache"),
     "versioned-uncached": ("--mode", "versioned", "--no-cache"),
 }
+
+PLAIN_SUFFIX = "-plain"
+PLAIN = f"versioned-cached{PLAIN_SUFFIX}"
 
 NewVolume = Callable[..., AbstractContextManager[MountedVolume]]
 
@@ -48,11 +52,21 @@ def new_volume(
         shutil.rmtree(directory)
 
 
-@pytest.fixture(scope="module", params=["digest-uncached", "versioned-cached"])
+@pytest.fixture(scope="module", params=["digest-uncached", "versioned-cached", PLAIN])
 def volume(request: pytest.FixtureRequest, weed_server: S3Server) -> Iterator[MountedVolume]:
-    """Two of the four kinds: for what hardly depends on the kind."""
-    with new_volume(weed_server, request.param) as made:
+    """Two of the four kinds: for what hardly depends on the kind. One of them also without the extension of
+    FUSE."""
+    kind, plain, _ = request.param.partition(PLAIN_SUFFIX)
+    options = ["--allow-other", *(["--fuse-extension", "off"] if plain else [])]
+    with new_volume(weed_server, kind, mount=options) as made:
         yield made
+
+
+@pytest.fixture
+def extended(volume: MountedVolume) -> bool:
+    """Whether the volume's mount has the extension, all of it."""
+    status = json.loads(volume.command("status", volume.mountpoint, "--json").stdout)
+    return bool(status["mount"]["fuse_extension"] == "full")
 
 
 @pytest.fixture(scope="module", params=KINDS)

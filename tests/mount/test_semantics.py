@@ -604,34 +604,82 @@ def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_write_drops_set_id_bits(any_here: Path) -> None:
-    path = any_here / "f"
+def _write(path: Path, flags: int = os.O_WRONLY) -> None:
+    with fd_of(path, flags) as fd:
+        os.write(fd, b"C")
+
+
+CHANGES: dict[str, Callable[[Path], None]] = {
+    "write": _write,
+    "truncate": lambda path: os.truncate(path, 3),
+    "truncate to the same size": lambda path: os.truncate(path, 7),
+    "O_TRUNC": lambda path: os.close(os.open(path, os.O_WRONLY | os.O_TRUNC)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_write_drops_set_id_bits(here: Path, change: Callable[[Path], None]) -> None:
+    path = here / "f"
+    path.write_bytes(b"content")
+    for mode, left in ((0o6777, 0o777), (0o6767, 0o2767)):  # without execution by the group it means locking
+        owned(path, 0, mode)
+        assert mode_of(path) == mode
+        as_user(NOBODY, NOBODY, lambda: change(path))
+        assert mode_of(path) == left
+        path.write_bytes(b"content")
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_root_may_keep_set_id_bits(here: Path, change: Callable[[Path], None]) -> None:
+    path = here / "f"
     path.write_bytes(b"content")
     owned(path, 0, 0o6777)
+    change(path)
     assert mode_of(path) == 0o6777
+
+
+def test_many_writes_after_the_bits_are_gone(here: Path) -> None:
+    path = here / "f"
+    path.touch()
+    owned(path, NOBODY, 0o6777)
 
     def write() -> None:
         with fd_of(path, os.O_WRONLY) as fd:
+            for _ in range(3):
+                os.write(fd, b"C")
+            assert mode_of(path) == 0o777
+            path.chmod(0o4777)
             os.write(fd, b"C")
 
-    as_user(NOBODY, NOBODY, write)
+    as_user(NOBODY, GROUP, write)
     assert mode_of(path) == 0o777
-    assert path.read_bytes() == b"Content"
-    owned(path, 0, 0o6777)
-    as_user(NOBODY, NOBODY, lambda: os.truncate(path, 3))
-    assert mode_of(path) == 0o777
+    assert path.read_bytes() == b"CCCC"
 
 
-def test_chown_drops_set_id_bits(any_here: Path) -> None:
-    path = any_here / "f"
+def test_chown_drops_set_id_bits(here: Path) -> None:
+    path = here / "f"
     path.touch()
-    path.chmod(0o6755)
-    os.chown(path, NOBODY, GROUP)
-    assert mode_of(path) == 0o755
-    (any_here / "d").mkdir()
-    (any_here / "d").chmod(0o6755)
-    os.chown(any_here / "d", NOBODY, GROUP)
-    assert mode_of(any_here / "d") == 0o6755  # of directories they stay
+    for uid, gid in ((NOBODY, GROUP), (NOBODY, -1), (-1, GROUP), (-1, -1)):
+        path.chmod(0o6755)
+        os.chown(path, uid, gid)
+        assert mode_of(path) == 0o755
+    (here / "d").mkdir()
+    (here / "d").chmod(0o6755)
+    os.chown(here / "d", NOBODY, GROUP)
+    assert mode_of(here / "d") == 0o6755  # of directories they stay
+
+
+def test_a_write_drops_file_capabilities(here: Path) -> None:
+    path = here / "f"
+    path.write_bytes(b"content")
+    capability = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_net_bind_service=ep
+    for name, change in CHANGES.items():
+        if name == "O_TRUNC":
+            continue  # where the kernel leaves that to the filesystem, and libfuse does not tell
+        os.setxattr(path, "security.capability", capability)
+        change(path)
+        with fails(errno.ENODATA):
+            os.getxattr(path, "security.capability")
 
 
 def test_the_owner_sets_modes_as_far_as_allowed(here: Path) -> None:
