@@ -226,6 +226,22 @@ def next_due_ns(tx: Transaction) -> int | None:
     return oldest  # type: ignore[no-any-return]
 
 
+def has_future_garbage(tx: Transaction, now_ns: int) -> bool:
+    """Whether there is GARBAGE since a time that has not come: the clock was put back."""
+    ((found,),) = tx.execute(
+        "SELECT EXISTS (SELECT 1 FROM blobs WHERE state = 'garbage' AND unreferenced_ns > ?)", (now_ns,)
+    )
+    return bool(found)
+
+
+def mark_future_garbage(tx: Transaction, now_ns: int) -> None:
+    """Let its grace begin now: otherwise it would last until that time comes."""
+    tx.modify(
+        "UPDATE blobs SET unreferenced_ns = ? WHERE state = 'garbage' AND unreferenced_ns > ?",
+        (now_ns, now_ns),
+    )
+
+
 def deleting(tx: Transaction, limit: int, after_id: int = 0) -> list[BlobRow]:
     """Blobs marked for deletion, in the order of ids. Without checksums."""
     rows = tx.execute(_SELECT + " WHERE state = 'deleting' AND id > ? ORDER BY id LIMIT ?", (after_id, limit))

@@ -11,18 +11,25 @@ import logging
 from s3blobfs.replica import names
 from s3blobfs.replica.history import History
 from s3blobfs.replica.snapshot import read_header
-from s3blobfs.s3.protocol import ObjectClient, ObjectId
+from s3blobfs.s3.protocol import ObjectClient, ObjectId, ObjectInfo
 
 logger = logging.getLogger(__name__)
 
 BATCH = 1000
+_SNAPSHOT_EVERY_NS = 2 * 24 * 3600 * 10**9
+"""While something changes there is one each day; another day for clocks that differ."""
 
 
-async def tidy(client: ObjectClient, history: History, prefix: str, before_ns: int) -> int:
-    """Remove what is older than the newest snapshot made before ``before_ns`` (S3's clock); each version by
-    itself, so that nothing is left in a versioned bucket. Answers how many were removed. Raises what S3
-    does."""
-    base = await _base(client, history, before_ns)
+async def tidy(client: ObjectClient, history: History, prefix: str, *, now_ns: int, retention_ns: int) -> int:
+    """Remove what is older than the newest snapshot that is ``retention_ns`` old; each version by itself, so
+    that nothing is left in a versioned bucket. Answers how many were removed. Raises what S3 does.
+
+    Times of objects are S3's, ``now_ns`` is this machine's. Should its clock be years ahead, what S3 says of
+    the newest snapshot keeps the history from being taken for old."""
+    snapshots = await history.snapshots()
+    newest_ns = max((info.last_modified_ns for _, info in snapshots), default=0)
+    before_ns = min(now_ns, newest_ns + _SNAPSHOT_EVERY_NS) - retention_ns
+    base = await _base(client, history, snapshots, before_ns)
     if base == 0:
         return 0
     removed = 0
@@ -41,10 +48,12 @@ async def tidy(client: ObjectClient, history: History, prefix: str, before_ns: i
     return removed
 
 
-async def _base(client: ObjectClient, history: History, before_ns: int) -> int:
+async def _base(
+    client: ObjectClient, history: History, snapshots: list[tuple[int, ObjectInfo]], before_ns: int
+) -> int:
     """The number of the newest snapshot that is old enough and part of the history, or 0. One that is not
     was made by a mount that lost its place to another."""
-    for number, info in reversed(await history.snapshots()):
+    for number, info in reversed(snapshots):
         if info.last_modified_ns > before_ns:
             continue
         found = await history.find(number)

@@ -97,9 +97,11 @@ class Upkeep:
 
     async def tidy(self) -> None:
         """Remove what no recovery within the retention asks for. A failure is logged."""
-        before_ns = self._now_ns() - round(self._retention_s * _NS)
+        retention_ns = round(self._retention_s * _NS)
         try:
-            await tidy(self._client, self._history, self._prefix, before_ns)
+            await tidy(
+                self._client, self._history, self._prefix, now_ns=self._now_ns(), retention_ns=retention_ns
+            )
         except (ObjectStoreError, DamagedContent, VolumeMismatch) as error:
             logger.warning("old segments of the index stay in the bucket for now: %s", error)
 

@@ -30,6 +30,7 @@ from s3blobfs.index.database import Database
 from s3blobfs.tier.tier import Tier
 from s3blobfs.types import Keying
 from s3blobfs.writeback.claims import ContentClaims
+from s3blobfs.writeback.grace import Grace
 from s3blobfs.writeback.schedule import Backoff
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Reaper:
         self._db = db
         self._tier = tier
         self._stores = stores
-        self._grace_ns = round(garbage_grace_s * _NS_PER_S)
+        self._grace = Grace(round(garbage_grace_s * _NS_PER_S), now_ns)
         self._limits = limits or ReaperLimits()
         self._shipped = shipped
         self._now_ns = now_ns
@@ -101,6 +102,7 @@ class Reaper:
 
     def wake(self) -> None:
         """A blob lost its last reference."""
+        self._grace.look()
         self._woken += 1
         self._wake.set()
 
@@ -172,14 +174,17 @@ class Reaper:
         times = [failure.not_before for failure in self._failures.values()]
         oldest_ns = await self._db.read(blobs.next_due_ns)
         if oldest_ns is not None:
-            due_in_ns = oldest_ns + self._grace_ns - self._now_ns()
-            times.append(trio.current_time() + max(0, due_in_ns) / _NS_PER_S)
+            times.append(self._grace.due_at(oldest_ns))
         return min(times, default=math.inf)
 
     # -- a round's parts -------------------------------------------------------------------------------
 
     async def _mark_due(self) -> None:
-        before_ns = self._now_ns() - self._grace_ns
+        before_ns = self._grace.due_before_ns()
+        if await self._db.read(lambda tx: blobs.has_future_garbage(tx, self._now_ns())):
+            await self._db.write(lambda tx: blobs.mark_future_garbage(tx, self._now_ns()))
+        if before_ns is None:
+            return
         while True:
             oldest_ns = await self._db.read(blobs.next_due_ns)
             if oldest_ns is None or oldest_ns > before_ns:
