@@ -8,10 +8,10 @@ from functools import partial
 
 import obstore
 
-from benchlib.content import SMALL_BYTES, compare, large_content, small_contents
+from benchlib.content import SMALL_BYTES, compare, large_content, middle, small_contents
 from benchlib.measure import Watch
 from benchlib.place import Scale, in_threads, one_by_one
-from benchlib.rows import ForEach, middle
+from benchlib.row import ForEach
 from benchlib.targets import InThisProcess
 from s3blobfs.config import ReadOptions, S3Options
 from s3blobfs.s3.connection import S3Connection

@@ -77,6 +77,11 @@ def random_offsets(seed: str, size_bytes: int, count: int) -> list[int]:
     return [block * SMALL_BYTES for block in chosen]
 
 
+def middle(size_bytes: int) -> int:
+    """Where a piece in the middle begins."""
+    return size_bytes // 2 // SMALL_BYTES * SMALL_BYTES
+
+
 def compare(found: Iterable[bytes | bytearray], expected: Iterable[bytes], what: object) -> None:
     """Raises :class:`WrongBytes`."""
     for number, (left, right) in enumerate(zip(found, expected, strict=True)):
@@ -84,11 +89,14 @@ def compare(found: Iterable[bytes | bytearray], expected: Iterable[bytes], what:
             raise WrongBytes(f"{what}: reading number {number} is not what was written")
 
 
-def drop_pages(paths: Iterable[Path]) -> None:
-    """Let the kernel forget the pages of these files, and of no others: other programs run on the machine."""
+def drop_pages(paths: Iterable[Path], *, written: bool = False) -> None:
+    """Let the kernel forget the pages of these files, and of no others: other programs run on the machine.
+    ``written``: they may have been written a moment ago, and dirty pages stay otherwise."""
     for path in paths:
         fd = os.open(path, os.O_RDONLY)
         try:
+            if written:
+                os.fdatasync(fd)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(fd)

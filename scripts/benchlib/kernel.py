@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchlib.place import Scale
 from benchlib.results import Results
-from benchlib.rows import Row
+from benchlib.row import Row
 from benchlib.run import measure_round
 from benchlib.server import s3_server
 from benchlib.volume import CommandFailed, Mode, Volume, mounted

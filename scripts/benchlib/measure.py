@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 from benchlib.targets import Target
 from benchlib.usage import Usage
 from s3blobfs.config import MIB
+
+_LOOK_AGAIN_S = 0.002
+_STORED_TIMEOUT_S = 300.0
 
 
 class Unit(enum.Enum):
@@ -20,11 +25,27 @@ class Unit(enum.Enum):
     OPERATIONS = "ops/s"
 
 
+class NotStored(Exception):
+    """What was written has not come to be in S3."""
+
+
+class Storage(Protocol):
+    """Something whose files are in S3 sooner or later."""
+
+    def wait_until_stored(self) -> None:
+        """By its own statement."""
+
+    def shows(self, paths: Sequence[Path]) -> bool:
+        """Whether S3 has these files, asked without it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One round of one row on one target."""
 
     seconds: float
+    settled_s: float
+    """Until nothing was left to be done behind; at least ``seconds``."""
     rate: float
     """In the row's unit."""
     cpu_s: float
@@ -34,39 +55,84 @@ class Sample:
 
 
 class Watch:
-    """Handed to a row, which puts ``with watch:`` around what is to be measured, once."""
+    """Handed to a row, which puts ``with watch(stores=…):`` around what is to be measured, once.
 
-    def __init__(self, target: Target) -> None:
+    With ``storage`` the time of a row that stores files ends when they are in S3: its own statement that they
+    are ends the time, if a look into the bucket confirms it; a look that confirms is ours and is not counted.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        storage: Storage | None = None,
+        requests: Callable[[], Mapping[str, int]] | None = None,
+    ) -> None:
+        """``requests``: who counts them, if not the target itself."""
         self._target = target
+        self._storage = storage
+        self._requests = requests
+        self._not_counted_s = 0.0
         self._seconds: float | None = None
+        self._settled_s = 0.0
         self._used = Usage(0.0)
         self._peak_memory_bytes: int | None = None
 
     @contextmanager
-    def __call__(self) -> Iterator[None]:
+    def __call__(self, stores: Sequence[Path] = ()) -> Iterator[None]:
+        """``stores``: the files that are written."""
         assert self._seconds is None, "a row measures once"
         target = self._target
-        before = target.usage()
+        target.settle()
+        before = self._usage()
         target.forget_peak_memory()
         begun = time.perf_counter()
         yield
-        self._seconds = time.perf_counter() - begun
+        self.stored(stores)
+        self._seconds = time.perf_counter() - begun - self._not_counted_s
         target.settle()
-        self._used = target.usage().since(before)
+        self._settled_s = time.perf_counter() - begun - self._not_counted_s
+        self._used = self._usage().since(before)
         self._peak_memory_bytes = target.peak_memory_bytes()
+
+    def stored(self, paths: Sequence[Path]) -> None:
+        """Return when these files are in S3, if that belongs to what is measured. Raises
+        :class:`NotStored`."""
+        if self._storage is None or not paths:
+            return
+        deadline = time.perf_counter() + _STORED_TIMEOUT_S
+        while True:
+            self._storage.wait_until_stored()
+            looked = time.perf_counter()
+            if self._storage.shows(paths):
+                self._not_counted_s += time.perf_counter() - looked
+                return
+            if looked > deadline:
+                raise NotStored(f"{self._target.name}: not in S3 after {_STORED_TIMEOUT_S:.0f} s")
+            time.sleep(_LOOK_AGAIN_S)
 
     def sample(self, unit: Unit, amount: int) -> Sample:
         assert self._seconds is not None, "the row measured nothing"
         return Sample(
             seconds=self._seconds,
+            settled_s=self._settled_s,
             rate=amount / self._seconds / (MIB if unit is Unit.BYTES else 1),
             cpu_s=self._used.cpu_s,
             peak_memory_bytes=self._peak_memory_bytes,
             requests=self._used.requests,
         )
 
+    def _usage(self) -> Usage:
+        usage = self._target.usage()
+        return usage if self._requests is None else Usage(usage.cpu_s, self._requests())
 
-def measure(target: Target, unit: Unit, run: Callable[[Watch], int]) -> Sample:
+
+def measure(
+    target: Target,
+    unit: Unit,
+    run: Callable[[Watch], int],
+    storage: Storage | None = None,
+    requests: Callable[[], Mapping[str, int]] | None = None,
+) -> Sample:
     """Run a row, which answers the bytes or operations that it measured."""
-    watch = Watch(target)
+    watch = Watch(target, storage, requests)
     return watch.sample(unit, run(watch))

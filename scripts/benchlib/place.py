@@ -34,6 +34,8 @@ class Scale:
     appends: int = 20
     directories: int = 200
     tree_files: int = 200
+    tree_renames_s: float = 3.0
+    """No more renames of the tree after this time: where each object is copied, one takes seconds."""
 
 
 QUICK = Scale(large_bytes=6 * MIB, small_files=24, pieces=24, appends=2, directories=8, tree_files=12)

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from benchlib.place import Scale
-from benchlib.results import Result, Results
+from benchlib.results import Ratio, Result, Results
 from s3blobfs import __version__
 from s3blobfs.config import MIB
 
@@ -81,8 +81,13 @@ def as_json(results: Results, titles: Mapping[str, str], scale: Scale) -> dict[s
     }
 
 
-def _ratio(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.2g}" if ratio < 100 else f"{ratio:.0f}"
+def _ratio(ratio: Ratio | None) -> str:
+    return "" if ratio is None else short(ratio.median)
+
+
+def short(ratio: float) -> str:
+    """Two digits that count."""
+    return f"{ratio:.2g}" if ratio < 100 else f"{ratio:.0f}"
 
 
 def _requests(result: Result) -> str:

@@ -17,6 +17,7 @@ class Result:
     slowest: float
     fastest: float
     seconds: float
+    settled_s: float
     cpu_s: float
     peak_memory_bytes: int | None
     requests: Mapping[str, int]
@@ -32,6 +33,7 @@ class Result:
             slowest=min(rates),
             fastest=max(rates),
             seconds=statistics.median(sample.seconds for sample in samples),
+            settled_s=statistics.median(sample.settled_s for sample in samples),
             cpu_s=statistics.median(sample.cpu_s for sample in samples),
             peak_memory_bytes=max(peaks, default=None),
             requests={
@@ -47,27 +49,35 @@ class Result:
         return (self.fastest - self.slowest) / self.rate
 
 
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """Of two speeds, compared round by round."""
+
+    median: float
+    lowest: float
+    highest: float
+
+
 @dataclass(slots=True)
 class Results:
-    """Of a run: samples by row, then by target."""
+    """Of a run: samples by row, then by target, then by the number of the round."""
 
     units: Mapping[str, Unit]
-    samples: dict[str, dict[str, list[Sample]]] = field(default_factory=dict)
+    samples: dict[str, dict[str, dict[int, Sample]]] = field(default_factory=dict)
 
-    def add(self, row: str, target: str, sample: Sample) -> None:
-        self.samples.setdefault(row, {}).setdefault(target, []).append(sample)
+    def add(self, row: str, target: str, number: int, sample: Sample) -> None:
+        self.samples.setdefault(row, {}).setdefault(target, {})[number] = sample
 
     def of(self, row: str, target: str) -> Result | None:
         samples = self.samples.get(row, {}).get(target)
-        return Result.of(samples) if samples else None
+        return Result.of(list(samples.values())) if samples else None
 
-    def ratio(self, row: str, target: str, to: str) -> float | None:
-        """Speed relative to another target's, compared round by round."""
+    def ratio(self, row: str, target: str, to: str) -> Ratio | None:
+        """Speed relative to another target's in the same rounds; ``None`` when there are none."""
         by_target = self.samples.get(row, {})
-        if target not in by_target or to not in by_target:
-            return None
-        pairs = zip(by_target[target], by_target[to], strict=True)
-        return statistics.median(mine.rate / other.rate for mine, other in pairs)
+        mine, others = by_target.get(target, {}), by_target.get(to, {})
+        ratios = [mine[number].rate / others[number].rate for number in mine.keys() & others.keys()]
+        return Ratio(statistics.median(ratios), min(ratios), max(ratios)) if ratios else None
 
     def targets(self) -> list[str]:
         """In the order in which they were measured first."""

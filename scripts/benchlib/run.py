@@ -13,7 +13,8 @@ from benchlib.bare import BareS3
 from benchlib.measure import measure
 from benchlib.place import Place, Scale
 from benchlib.results import Results
-from benchlib.rows import ROWS, Row
+from benchlib.row import Row
+from benchlib.rows import ROWS
 from benchlib.server import s3_server
 from benchlib.targets import DirectoryTarget, PlainDirectory
 from benchlib.volume import MODES, Volume, mounted
@@ -57,10 +58,10 @@ def measure_round(
         for place in places:
             if isinstance(place.target, Volume) or not row.volumes_only:
                 sample = measure(place.target, row.unit, partial(row.work, place))
-                results.add(row.name, place.target.name, sample)
+                results.add(row.name, place.target.name, number, sample)
         if bare is not None and (work := bare.rows.get(row.name)) is not None:
             sample = measure(bare, row.unit, partial(work, f"{row.name}-{number}"))
-            results.add(row.name, bare.name, sample)
+            results.add(row.name, bare.name, number, sample)
     for place in places:
         shutil.rmtree(place.directory)
 

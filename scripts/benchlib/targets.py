@@ -18,7 +18,7 @@ class Target(ABC):
 
     @abstractmethod
     def settle(self) -> None:
-        """Wait until what was asked for has been done, so that all its requests are counted."""
+        """Wait until nothing is left to be done behind, so that all of it is counted."""
 
     @abstractmethod
     def usage(self) -> Usage:
@@ -72,13 +72,7 @@ class PlainDirectory(InThisProcess, DirectoryTarget):
         self.directory = directory
 
     def forget_everything(self, paths: Iterable[Path]) -> None:
-        for path in (every := list(paths)):
-            fd = os.open(path, os.O_RDONLY)
-            try:
-                os.fdatasync(fd)  # dirty pages stay otherwise
-            finally:
-                os.close(fd)
-        drop_pages(every)
+        drop_pages(paths, written=True)
 
     def forget_in_kernel(self, paths: Iterable[Path]) -> None:
         """Nothing: a volume reads its cache from a disk like this one, whose pages the kernel still has."""

@@ -1,9 +1,11 @@
-"""What a process has used: processor time and memory by proc(5), and requests as it counts them itself."""
+"""What a tree of processes has used: processor time and memory by proc(5), and requests as it counts them
+itself."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +19,7 @@ _RESET_PEAK = "5"
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Totals since a process began."""
+    """Totals since the processes began."""
 
     cpu_s: float
     requests: Mapping[str, int] = field(default_factory=dict)
@@ -28,21 +30,49 @@ class Usage:
         return Usage(self.cpu_s - earlier.cpu_s, {name: count for name, count in requests.items() if count})
 
 
-def cpu_s(pid: int) -> float:
-    """User and system time of all its threads, those that have ended included."""
+def tree(pid: int) -> list[int]:
+    """A process and all that descend from it; nothing when it has ended."""
+    found, left = [], [pid]
+    while left:
+        found.append(left.pop())
+        for tasks in _tasks(found[-1]):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                left += map(int, (tasks / "children").read_text().split())
+    return [each for each in found if Path(f"/proc/{each}").exists()]
+
+
+def _tasks(pid: int) -> list[Path]:
+    try:
+        return list(Path(f"/proc/{pid}/task").iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def cpu_s(pids: Iterable[int]) -> float:
+    """User and system time of all their threads and of the children they have waited for."""
+    return sum(map(_cpu_s, pids))
+
+
+def _cpu_s(pid: int) -> float:
     # The second field is the program's name in parentheses, which may hold anything.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    user, system = fields[_USER_TIME_FIELD - _FIRST_FIELD_AFTER_NAME :][:2]
-    return (int(user) + int(system)) / _TICKS_PER_S
+    times = fields[_USER_TIME_FIELD - _FIRST_FIELD_AFTER_NAME :][:4]
+    return sum(map(int, times)) / _TICKS_PER_S
 
 
-def forget_peak_memory(pid: int) -> None:
+def forget_peak_memory(pids: Iterable[int]) -> None:
     """From here on :func:`peak_memory_bytes` tells of what follows."""
-    Path(f"/proc/{pid}/clear_refs").write_text(_RESET_PEAK)
+    for pid in pids:
+        Path(f"/proc/{pid}/clear_refs").write_text(_RESET_PEAK)
 
 
-def peak_memory_bytes(pid: int) -> int:
-    """The most that was resident since the start, or since :func:`forget_peak_memory`."""
+def peak_memory_bytes(pids: Iterable[int]) -> int:
+    """The most that was resident since the start, or since :func:`forget_peak_memory`; of several processes
+    the sum, though each may have had its most at another time."""
+    return sum(map(_peak_memory_bytes, pids))
+
+
+def _peak_memory_bytes(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == "VmHWM":

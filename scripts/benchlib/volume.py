@@ -166,18 +166,18 @@ class Volume(DirectoryTarget):
         requests = {
             name.removeprefix("s3."): count for name, count in counts.items() if name.startswith("s3.")
         }
-        return Usage(usage.cpu_s(self._mounted_pid), requests)
+        return Usage(usage.cpu_s(self._pids), requests)
 
     def forget_peak_memory(self) -> None:
-        usage.forget_peak_memory(self._mounted_pid)
+        usage.forget_peak_memory(self._pids)
 
     def peak_memory_bytes(self) -> int | None:
-        return usage.peak_memory_bytes(self._mounted_pid)
+        return usage.peak_memory_bytes(self._pids)
 
     @property
-    def _mounted_pid(self) -> int:
+    def _pids(self) -> list[int]:
         assert self._process is not None, "not mounted"
-        return self._process.pid
+        return usage.tree(self._process.pid)
 
     @property
     def _control(self) -> MountedVolume:
