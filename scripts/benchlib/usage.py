@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _USER_TIME_FIELD = 14
+_TIME_FIELDS = 4
 _FIRST_FIELD_AFTER_NAME = 3
 """proc_pid_stat(5)."""
 _RESET_PEAK = "5"
@@ -30,15 +31,54 @@ class Usage:
         return Usage(self.cpu_s - earlier.cpu_s, {name: count for name, count in requests.items() if count})
 
 
-def tree(pid: int) -> list[int]:
-    """A process and all that descend from it; nothing when it has ended."""
-    found, left = [], [pid]
-    while left:
-        found.append(left.pop())
-        for tasks in _tasks(found[-1]):
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                left += map(int, (tasks / "children").read_text().split())
-    return [each for each in found if Path(f"/proc/{each}").exists()]
+def cpu_s(pid: int) -> float:
+    """User and system time of all its threads, and of the children it has waited for."""
+    # The second field is the program's name in parentheses, which may hold anything.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    times = fields[_USER_TIME_FIELD - _FIRST_FIELD_AFTER_NAME :][:_TIME_FIELDS]
+    return sum(map(int, times)) / _TICKS_PER_S
+
+
+def forget_peak_memory(pid: int) -> None:
+    """From here on :func:`peak_memory_bytes` tells of what follows."""
+    Path(f"/proc/{pid}/clear_refs").write_text(_RESET_PEAK)
+
+
+def peak_memory_bytes(pid: int) -> int:
+    """The most that was resident since the start, or since :func:`forget_peak_memory`."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "VmHWM":
+            return int(value.split()[0]) * 1024
+    raise RuntimeError(f"process {pid} has no memory: it has ended")
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A process and all that descend from it."""
+
+    pid: int
+
+    def pids(self) -> list[int]:
+        """Those that there are now, each after its parent."""
+        found, left = [], [self.pid]
+        while left:
+            found.append(left.pop())
+            for task in _tasks(found[-1]):
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    left += map(int, (task / "children").read_text().split())
+        return [each for each in found if Path(f"/proc/{each}").exists()]
+
+    def cpu_s(self) -> float:
+        return sum(map(cpu_s, self.pids()))
+
+    def forget_peak_memory(self) -> None:
+        for pid in self.pids():
+            forget_peak_memory(pid)
+
+    def peak_memory_bytes(self) -> int:
+        """The sum of all peaks, though each may have been at another time."""
+        return sum(map(peak_memory_bytes, self.pids()))
 
 
 def _tasks(pid: int) -> list[Path]:
@@ -46,35 +86,3 @@ def _tasks(pid: int) -> list[Path]:
         return list(Path(f"/proc/{pid}/task").iterdir())
     except FileNotFoundError:
         return []
-
-
-def cpu_s(pids: Iterable[int]) -> float:
-    """User and system time of all their threads and of the children they have waited for."""
-    return sum(map(_cpu_s, pids))
-
-
-def _cpu_s(pid: int) -> float:
-    # The second field is the program's name in parentheses, which may hold anything.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    times = fields[_USER_TIME_FIELD - _FIRST_FIELD_AFTER_NAME :][:4]
-    return sum(map(int, times)) / _TICKS_PER_S
-
-
-def forget_peak_memory(pids: Iterable[int]) -> None:
-    """From here on :func:`peak_memory_bytes` tells of what follows."""
-    for pid in pids:
-        Path(f"/proc/{pid}/clear_refs").write_text(_RESET_PEAK)
-
-
-def peak_memory_bytes(pids: Iterable[int]) -> int:
-    """The most that was resident since the start, or since :func:`forget_peak_memory`; of several processes
-    the sum, though each may have had its most at another time."""
-    return sum(map(_peak_memory_bytes, pids))
-
-
-def _peak_memory_bytes(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "VmHWM":
-            return int(value.split()[0]) * 1024
-    raise RuntimeError(f"process {pid} has no memory: it has ended")

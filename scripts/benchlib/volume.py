@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchlib import usage
 from benchlib.content import drop_pages
 from benchlib.targets import DirectoryTarget
-from benchlib.usage import Usage
+from benchlib.usage import Tree, Usage
 from s3blobfs.control.client import MountedVolume
 from s3blobfs.demo.process import ProcessId
 from s3blobfs.types import Durability, Keying
@@ -166,18 +165,18 @@ class Volume(DirectoryTarget):
         requests = {
             name.removeprefix("s3."): count for name, count in counts.items() if name.startswith("s3.")
         }
-        return Usage(usage.cpu_s(self._pids), requests)
+        return Usage(self._tree.cpu_s(), requests)
 
     def forget_peak_memory(self) -> None:
-        usage.forget_peak_memory(self._pids)
+        self._tree.forget_peak_memory()
 
     def peak_memory_bytes(self) -> int | None:
-        return usage.peak_memory_bytes(self._pids)
+        return self._tree.peak_memory_bytes()
 
     @property
-    def _pids(self) -> list[int]:
+    def _tree(self) -> Tree:
         assert self._process is not None, "not mounted"
-        return usage.tree(self._process.pid)
+        return Tree(self._process.pid)
 
     @property
     def _control(self) -> MountedVolume:
