@@ -57,6 +57,8 @@ class DemoServer:
         self.directory = directory
         self._state_path = directory / "state.json"
         self._state = self._load()
+        self.inner_ports: dict[str, int] = {}
+        """By the names of their options; of a server that was started by this object."""
 
     @property
     def log_path(self) -> Path:
@@ -170,8 +172,8 @@ class DemoServer:
             f"-s3.port={self._state.s3_port}",
         ]
         # Every port is given: those left out have fixed defaults, on which two servers collide.
-        ports = _free_ports(len(_INNER_PORTS))
-        command += [f"-{name}={port}" for name, port in zip(_INNER_PORTS, ports, strict=True)]
+        self.inner_ports = dict(zip(_INNER_PORTS, _free_ports(len(_INNER_PORTS)), strict=True))
+        command += [f"-{name}={port}" for name, port in self.inner_ports.items()]
         for former_master in data.glob("m[0-9]*"):
             shutil.rmtree(former_master)
         with self.log_path.open("wb") as log:
