@@ -182,6 +182,11 @@ def find_with_blob(tx: Transaction, blob_id: int) -> InodeRow | None:
     return InodeRow(*row) if row is not None else None
 
 
+def with_blob(tx: Transaction, blob_id: int) -> list[InodeRow]:
+    """Every file that has the content, the oldest first."""
+    return [InodeRow(*row) for row in tx.execute(_SELECT + " WHERE blob_id = ? ORDER BY id", (blob_id,))]
+
+
 def find_with_object_id(tx: Transaction, store_id: int, object_id: str) -> InodeRow | None:
     """The file that has a name and this key for life. Reads all inodes."""
     row = tx.execute(

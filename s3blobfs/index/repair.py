@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from s3blobfs.index import repair_contents, repair_names
 from s3blobfs.index.check import Problem
-from s3blobfs.index.repair_contents import Evidence
+from s3blobfs.index.repair_contents import Evidence, FoundContent
 from s3blobfs.index.repair_names import CannotMend
 from s3blobfs.index.transaction import Transaction, Value
 
-__all__ = ["LIVE_KINDS", "ORDER", "CannotMend", "Evidence", "mend"]
+__all__ = ["LIVE_KINDS", "ORDER", "CannotMend", "Evidence", "FoundContent", "mend"]
 
 _Subject = tuple[Value, ...]
 _Mending = Callable[[Transaction, _Subject, int], str | None]
@@ -123,13 +123,13 @@ _MENDINGS: Mapping[str, _Of] = {
     "unreachable-directory": _Of(repair_names.unreachable_directory),
     "foreign-key": _Of(_foreign_key),
     "blob-on-non-file": _Of(repair_contents.blob_on_non_file),
-    "missing-blob": _Of(repair_contents.missing_blob),
+    "missing-blob": _Of(_with_evidence),
     "deleting-blob": _Of(_with_evidence),
     "journal-without-file": _Of(repair_contents.journal_without_file),
     "shared-staged-file": _Of(repair_contents.shared_staged_file),
     "missing-staged-file": _Of(_with_evidence),
     "checksums": _Of(repair_contents.checksums),
-    "missing-content": _Of(repair_contents.missing_content),
+    "missing-content": _Of(_with_evidence),
     "size": _Of(repair_contents.size),
     "blob-references": _Of(repair_contents.blob_references, live=True),
     "blob-state": _Of(repair_contents.blob_references, live=True),

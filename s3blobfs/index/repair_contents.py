@@ -21,9 +21,19 @@ from s3blobfs.index.inodes import InodeRow
 from s3blobfs.index.repair_names import CannotMend, Subject, add_to_lost_and_found, integer
 from s3blobfs.index.stores import DEFAULT_STORE_ID
 from s3blobfs.index.transaction import Transaction
-from s3blobfs.types import CHECKSUM_BLOCK_BYTES, Keying
+from s3blobfs.types import CHECKSUM_BLOCK_BYTES, ContentDigests, Keying, StoredContent
 
 _RECOVERED_MODE = stat.S_IFREG | 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class FoundContent:
+    """An object that no row names and that says of itself that it is a file's content."""
+
+    store_id: int
+    stored: StoredContent
+    digests: ContentDigests
+    modified_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,8 @@ class Evidence:
     """The staged files on the local disk; ``None`` where the tier is not at hand."""
     object_is_there: bool | None = None
     """Of a problem about one blob: whether S3 has its object. ``None``: nobody asked."""
+    content: FoundContent | None = None
+    """Of a file whose content the index does not know any more: what S3 has of it."""
 
 
 # --- blobs ---------------------------------------------------------------------------------------------
@@ -47,10 +59,12 @@ def blob_on_non_file(tx: Transaction, subject: Subject, now_ns: int) -> str | No
     return "took the content away from it"
 
 
-def missing_blob(tx: Transaction, subject: Subject, now_ns: int) -> str | None:
+def _missing_blob(tx: Transaction, subject: Subject, now_ns: int, evidence: Evidence) -> str | None:
     inode = inodes.find(tx, integer(subject[0]))
     if inode is None or inode.blob_id is None or blobs.find_id(tx, inode.blob_id) is not None:
         return None
+    if evidence.content is not None:
+        return _give_back(tx, inodes.with_blob(tx, inode.blob_id), evidence.content, now_ns)
     _point(tx, inode, None, now_ns)
     if uploads.latest_of(tx, inode.id) is not None:
         return "the journal has its content, which counts"
@@ -159,12 +173,14 @@ def _missing_staged_file(tx: Transaction, subject: Subject, now_ns: int, evidenc
 # --- inodes --------------------------------------------------------------------------------------------
 
 
-def missing_content(tx: Transaction, subject: Subject, now_ns: int) -> str | None:
+def _missing_content(tx: Transaction, subject: Subject, now_ns: int, evidence: Evidence) -> str | None:
     inode = inodes.find(tx, integer(subject[0]))
     if inode is None or not inode.size_bytes or inode.blob_id is not None:
         return None
     if uploads.latest_of(tx, inode.id) is not None:
         return None
+    if evidence.content is not None:
+        return _give_back(tx, [inode], evidence.content, now_ns)
     restored = _fall_back(tx, inode, now_ns)
     if restored is None:
         raise _lost(tx, inode.id)
@@ -205,13 +221,24 @@ def give_stores(tx: Transaction) -> str | None:
 
 
 WITH_EVIDENCE: Mapping[str, Callable[[Transaction, Subject, int, Evidence], str | None]] = {
+    "missing-blob": _missing_blob,
     "deleting-blob": _deleting_blob,
     "missing-staged-file": _missing_staged_file,
+    "missing-content": _missing_content,
 }
 """Kinds whose mending depends on what is in S3, or on the local disk."""
 
 
 # --- parts ---------------------------------------------------------------------------------------------
+
+
+def _give_back(tx: Transaction, files: list[InodeRow], content: FoundContent, now_ns: int) -> str:
+    """Make the row of a content anew, for every file that had it."""
+    row = blobs.adopt(tx, content.store_id, content.stored, content.digests, content.modified_ns)
+    for inode in files:
+        _point(tx, inode, row.id, now_ns)
+    key = shown(content.stored.location.object_key)
+    return f"{_path(tx, files[0].id)} has its content again, by what the object {key} says of itself"
 
 
 def _settle(tx: Transaction, blob_id: int, now_ns: int) -> str | None:

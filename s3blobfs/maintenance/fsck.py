@@ -4,6 +4,8 @@ Each problem is mended in one transaction, which is on disk before the next is b
 checked again, for one mending may lay another problem open (a directory that came back brings its entries),
 until nothing is left or nothing can be done about what is.
 
+A content whose row is lost is looked for in S3, where its object says whose it is (:mod:`.finding`).
+
 While the volume is mounted only such kinds are mended as concern nothing that the mount keeps a copy of
 (:data:`s3blobfs.index.repair.LIVE_KINDS`).
 """
@@ -20,6 +22,8 @@ from s3blobfs.index import blobs, uploads
 from s3blobfs.index.check import Problem
 from s3blobfs.index.repair import LIVE_KINDS, ORDER, Evidence, mend
 from s3blobfs.index.transaction import Value
+from s3blobfs.maintenance import finding
+from s3blobfs.maintenance.finding import Finder
 from s3blobfs.maintenance.target import Json, Lister, Progress, Target, silent
 from s3blobfs.tier.staged import other_name
 
@@ -72,7 +76,7 @@ class FsckReport:
 
     def to_json(self) -> Json:
         counts = {outcome.value: self.count(outcome) for outcome in Outcome}
-        return {"counts": counts, "problems": [finding.to_json() for finding in self.findings]}
+        return {"counts": counts, "problems": [each.to_json() for each in self.findings]}
 
 
 async def fsck(
@@ -91,6 +95,7 @@ class _Fsck:
         self._target = target
         self._progress = progress
         self._lister = lister
+        self._finder = Finder(target, progress)
         self._report = FsckReport()
         self._times: Counter[_Name] = Counter()
         self._refused: dict[_Name, str] = {}
@@ -105,12 +110,12 @@ class _Fsck:
             await self._add(Finding(problem, outcome, note))
         return self._report
 
-    async def _add(self, finding: Finding) -> None:
-        self._report.counts[finding.outcome] += 1
+    async def _add(self, found: Finding) -> None:
+        self._report.counts[found.outcome] += 1
         if self._lister is None:
-            self._report.findings.append(finding)
+            self._report.findings.append(found)
         else:
-            await self._lister(finding.to_json())
+            await self._lister(found.to_json())
 
     async def _check(self) -> list[Problem]:
         self._progress({"phase": "checking", "done": 0, "total": None})
@@ -135,6 +140,8 @@ class _Fsck:
     async def _mend_all(self, problems: list[Problem]) -> bool:
         """Each one once; whether anything was changed."""
         mended = 0
+        if not self._target.mounted:
+            await self._finder.look(problems)
         problems = sorted((each for each in problems if each.subject), key=lambda each: ORDER[each.kind])
         for done, problem in enumerate(problems):
             self._progress({"phase": "mending", "done": done, "total": len(problems)})
@@ -168,6 +175,8 @@ class _Fsck:
         return True
 
     async def _evidence(self, problem: Problem) -> Evidence:
+        if problem.kind in finding.KINDS:
+            return Evidence(content=self._finder.content_of(problem))
         if problem.kind == "missing-staged-file":
             return Evidence(staged_names=self._staged_names())
         if problem.kind != "deleting-blob":

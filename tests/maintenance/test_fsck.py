@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from s3blobfs.errors import TransientS3Error, UsageError
+from s3blobfs.fs.attributes import AttributeChanges
 from s3blobfs.index import blobs, dentries, inodes
+from s3blobfs.index.transaction import Transaction
 from s3blobfs.maintenance.fsck import FsckReport, Outcome, fsck
+from s3blobfs.maintenance.scrub import ScrubOptions, scrub
 from s3blobfs.s3.faults import FaultScript
 from s3blobfs.s3.protocol import ObjectId
 from s3blobfs.types import Keying
@@ -78,10 +81,72 @@ async def test_a_lost_version_gives_way_to_the_one_before(tmp_path: Path) -> Non
         await rig.write_file(b"file", b"first")
         file = (await rig.write_file(b"file", b"second!")).inode_id
         blob_id = (await rig.db.read(lambda tx: inodes.get(tx, file))).blob_id
+    for history in setup.server.bucket(BUCKET).versions.values():
+        history[:] = [version for version in history if version.data != b"second!"]
     report = await repaired(setup, f"DELETE FROM blobs WHERE id = {blob_id}")
     assert "'file' has its earlier content of 5 bytes" in notes(report)
     async with open_rig(setup) as rig:
         assert await rig.read_file(b"file") == b"first"
+
+
+@pytest.mark.parametrize("keying", Keying)
+async def test_a_lost_row_is_made_anew_from_the_object(tmp_path: Path, keying: Keying) -> None:
+    """For all files that had the content, also those whom the object does not name, and after a rename."""
+    setup = Setup(tmp_path / "volume", keying)
+    async with open_rig(setup) as rig:
+        await rig.write_file(b"other", b"another content of it")
+        file = await rig.write_file(b"file", b"content, and more")
+        copy = await rig.write_file(b"copy", b"")
+        blob_id = (await rig.db.read(lambda tx: inodes.get(tx, file.inode_id))).blob_id
+
+        def share(tx: Transaction) -> None:
+            assert blob_id is not None
+            blobs.add_ref(tx, blob_id)
+            inodes.update(tx, copy.inode_id, blob_id=blob_id, size_bytes=file.size_bytes)
+
+        await rig.db.write(share)
+        await rig.fs.rename(ROOT, b"file", ROOT, b"moved")
+    report = await repaired(setup, f"DELETE FROM blobs WHERE id = {blob_id}")
+    assert "'moved' has its content again" in notes(report) and report.count(Outcome.LEFT) == 0
+    async with offline(setup) as target:
+        assert (await fsck(target)).findings == []
+        report_of_scrub = await scrub(target, ScrubOptions(read=True))
+        assert (report_of_scrub.checked, report_of_scrub.remaining) == (2, 0)
+    async with open_rig(setup) as rig:
+        assert await rig.read_file(b"moved") == await rig.read_file(b"copy") == b"content, and more"
+        row = await rig.db.read(lambda tx: blobs.get(tx, inodes.get(tx, file.inode_id).blob_id or 0))
+        assert row.refs == 2
+
+
+@pytest.mark.parametrize("keying", Keying)
+async def test_an_object_that_may_be_another_files_is_not_taken(tmp_path: Path, keying: Keying) -> None:
+    """By number and size alone it is: as in a volume that was rebuilt from its objects."""
+    setup = Setup(tmp_path / "volume", keying)
+    async with open_rig(setup) as rig:
+        file = (await rig.write_file(b"file", b"content")).inode_id
+        await rig.fs.rename(ROOT, b"file", ROOT, b"moved")
+        await rig.fs.setattr(file, AttributeChanges(mtime_ns=1))
+        blob_id = (await rig.db.read(lambda tx: inodes.get(tx, file))).blob_id
+    report = await repaired(setup, f"DELETE FROM blobs WHERE id = {blob_id}")
+    assert "has its content again" not in notes(report) and report.count(Outcome.LEFT) == 1
+    # When its name is right again, nothing speaks against it.
+    async with open_rig(setup, check=False) as rig:
+        await rig.fs.rename(ROOT, b"moved", ROOT, b"file")
+    async with offline(setup) as target:
+        assert "'file' has its content again" in notes(await fsck(target, repair=True))
+    async with open_rig(setup) as rig:
+        assert await rig.read_file(b"file") == b"content"
+
+
+async def test_of_two_objects_that_say_so_none_is_taken(tmp_path: Path) -> None:
+    setup = Setup(tmp_path / "volume", Keying.VERSIONED)
+    async with open_rig(setup) as rig:
+        file = (await rig.write_file(b"file", b"content")).inode_id
+        await rig.write_file(b"file", b"CONTENT")
+    report = await repaired(setup, "DELETE FROM blobs")
+    assert report.count(Outcome.LEFT) == 1
+    async with open_rig(setup, check=False) as rig:
+        assert (await rig.db.read(lambda tx: inodes.get(tx, file))).blob_id is None
 
 
 @pytest.mark.parametrize("there", [True, False])
