@@ -22,7 +22,7 @@ class PinnedState:
     def __init__(self, path: Path, sequence: int) -> None:
         """``sequence``: that of the last commit. Raises apsw's errors."""
         self.sequence = sequence
-        self._connection = connect.connect(path, read_only=True)
+        self._connection = connect.connect(path, read_only=True, in_passing=True)
         try:
             self._connection.execute("BEGIN")
             self._connection.execute("SELECT sequence FROM counters").fetchall()
@@ -37,7 +37,7 @@ class PinnedState:
 
     async def copy_to(self, path: Path) -> None:
         """Make ``path`` an index of this state, one file without a log; whoever asks removes it when this
-        raises (:class:`VolumeIndexError`) or is cancelled."""
+        raises (:class:`VolumeIndexError`) or is cancelled, which ends it soon however large the index is."""
         connect.create_file(path)
         try:
             await trio.to_thread.run_sync(self._copy, path)
@@ -49,6 +49,7 @@ class PinnedState:
         try:
             with copy.backup("main", self._connection, "main") as backup:
                 while not backup.done:
+                    trio.from_thread.check_cancelled()
                     backup.step(_PAGES_PER_STEP)
             copy.pragma("journal_mode", "DELETE")
             copy.execute(f"DELETE FROM {LOCAL_TABLE}")  # noqa: S608

@@ -19,6 +19,9 @@ class Limits:
     snapshot_bytes: int = 16 * MIB
     """A snapshot is due after so many segments, or when the segments since the last are as large as it was
     and at least this large: recovery then reads at most about twice the index."""
+    segment_bytes: int = MIB
+    """So much of a snapshot takes recovery about as long as one segment, which is a request: of a large
+    index more segments are waited for, or snapshots of it would be made all the time."""
     look_s: float = 3600.0
     """So often a mount looks whether somebody else has gone on, also when it has nothing to send."""
     tidy_s: float = 3600.0

@@ -47,7 +47,8 @@ class SnapshotHeader:
 
 
 def write_file(database: Path, header: SnapshotHeader, target: Path) -> None:
-    """Pack a closed database file. Blocking; raises ``OSError``."""
+    """Pack a closed database file. For a worker thread of trio's, and ends soon when who waits for it is
+    cancelled: an unmount must not take longer the larger the index is. Raises ``OSError``."""
     digest = hashlib.sha256()
     compressor = zlib.compressobj(_COMPRESSION)
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -59,6 +60,7 @@ def write_file(database: Path, header: SnapshotHeader, target: Path) -> None:
 
         add(frame(MAGIC, {"format": FORMAT, **asdict(header)}))
         while chunk := source.read(CHUNK_BYTES):
+            trio.from_thread.check_cancelled()
             add(compressor.compress(chunk))
         add(compressor.flush())
         file.write(digest.digest())

@@ -71,9 +71,12 @@ class Upkeep:
 
     @property
     def snapshot_is_due(self) -> bool:
-        if self.snapshot_ns is None or self._segments >= self._limits.snapshot_segments:
+        limits, size_bytes = self._limits, self._snapshot_bytes
+        if self.snapshot_ns is None:
             return True
-        if self._segments_bytes >= max(self._limits.snapshot_bytes, self._snapshot_bytes):
+        if self._segments >= max(limits.snapshot_segments, size_bytes // limits.segment_bytes):
+            return True
+        if self._segments_bytes >= max(limits.snapshot_bytes, size_bytes):
             return True
         return self._segments > 0 and self._now_ns() - self.snapshot_ns > DAY_S * _NS
 
