@@ -1,31 +1,23 @@
-"""A mount that is killed at a failpoint, what was acknowledged until then, and what the bucket may hold."""
+"""A mount that is killed at a failpoint, and what was acknowledged until then."""
 
 from __future__ import annotations
 
 import errno
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
 import apsw
-import boto3
-import trio
-from botocore.config import Config
-from mypy_boto3_s3.client import S3Client
 
-from s3blobfs.blobstore.metadata import WRITE_ID
-from s3blobfs.config import VOLUME_OBJECTS_PREFIX
 from s3blobfs.control.client import MountedVolume as Control
 from s3blobfs.control.messages import ControlError
 from s3blobfs.errors import UsageError
-from s3blobfs.failpoints import VARIABLE, Failpoint
-from s3blobfs.index.database import Database
-from s3blobfs.trace import Tracer
-from s3blobfs.types import Durability
+from s3blobfs.failpoints import VARIABLE
+from tests.support.bucket import sweep
 from tests.support.mounted import MountedVolume, is_running
 
 DEATH_TIMEOUT_S = 30.0
@@ -74,8 +66,6 @@ class Victim:
         self.volume = volume
         self.ledger = Ledger()
         self._pid = 0
-        self._strays: set[Version] = set()
-        """Objects that no row names, of kills before."""
 
     @contextmanager
     def killed_at(self, failpoint: str) -> Iterator[None]:
@@ -156,18 +146,11 @@ class Victim:
         finally:
             os.close(fd)
 
-    def strays_after(self, point: Failpoint) -> int:
-        """How many objects that no row names may be left, for a sweep of the bucket to find: what S3 copied
-        has no journal row. With durability ``disk`` uploads are under way at any point, and a PUT in doubt
-        is not looked for when a newer content has taken its place."""
-        behind = self.volume.mkfs_options[-1] == Durability.DISK.value
-        return (point is Failpoint.COPIED) + behind
-
     # -- afterwards ------------------------------------------------------------------------------------
 
     def compare(self, *, strays: int = 0) -> None:
-        """Everything promised is there, now and in S3; nothing else is in the bucket, but for so many
-        objects that no row names. At first and at last not mounted."""
+        """Everything promised is there, now and in S3. Nothing else is in the bucket, but for so many objects
+        that no row names, and gc finds just those. At first and at last not mounted."""
         self.volume.check()
         self.volume.mount()
         self.ledger.compare(self.volume.mountpoint)
@@ -175,68 +158,8 @@ class Victim:
         self.ledger.compare(self.volume.mountpoint)
         self.volume.umount()
         self.volume.check()
-        explained, needed = blobs_of(self.volume)
-        found = objects_of(self.volume)
-        assert needed <= found, "objects are missing"
-        new_strays = found - explained - self._strays
-        assert len(new_strays) <= strays, f"nothing names {new_strays}"
-        self._strays |= new_strays
-
-
-Version = tuple[str, str]
-"""Key and version id, of which there is none without versions."""
-
-
-def blobs_of(volume: MountedVolume) -> tuple[set[Version], set[Version]]:
-    """Of the index of a volume that is not mounted: the objects it knows, and of these what must exist."""
-
-    async def read() -> list[tuple[str, str, str]]:
-        db = Database.open(volume.index, tracer=Tracer(), read_only=True)
-        try:
-            rows = "SELECT object_key, version_id, state FROM blobs"
-            return await db.read(lambda tx: [tuple(row) for row in tx.execute(rows)])
-        finally:
-            await db.aclose()
-
-    rows = trio.run(read)
-    return {row[:2] for row in rows}, {row[:2] for row in rows if row[2] != "deleting"}
-
-
-def _client(volume: MountedVolume) -> S3Client:
-    return boto3.client(
-        "s3",
-        endpoint_url=volume.server.endpoint_url,
-        region_name="us-east-1",
-        aws_access_key_id=volume.server.access_key_id,
-        aws_secret_access_key=volume.server.secret_access_key,
-        config=Config(s3={"addressing_style": "path"}),
-    )
-
-
-def write_ids_of(volume: MountedVolume, versions: Iterable[Version]) -> set[str]:
-    """The uploads that versions in a versioned bucket were made by."""
-    client = _client(volume)
-    heads = [
-        client.head_object(Bucket=volume.bucket, Key=key, VersionId=version_id)
-        for key, version_id in versions
-        if version_id
-    ]
-    client.close()
-    return {head["Metadata"][WRITE_ID] for head in heads}
-
-
-def objects_of(volume: MountedVolume) -> set[Version]:
-    """Every version in the bucket but the volume's own objects. A delete marker fails."""
-    client = _client(volume)
-    found: set[Version] = set()
-    for page in client.get_paginator("list_object_versions").paginate(Bucket=volume.bucket):
-        assert not page.get("DeleteMarkers")
-        for version in page.get("Versions", []):
-            if not version["Key"].startswith(VOLUME_OBJECTS_PREFIX):
-                version_id = version.get("VersionId", "null")
-                found.add((version["Key"], "" if version_id == "null" else version_id))
-    client.close()
-    return found
+        swept = sweep(self.volume)
+        assert len(swept.strays) <= strays, f"nothing named {swept.strays}"
 
 
 def keep_no_garbage(volume: MountedVolume) -> None:

@@ -87,6 +87,10 @@ class MountedVolume:
             "mkfs", self.uri, "--create-bucket", "--index", self.index, *self._endpoint, *self.mkfs_options
         )
 
+    def tool(self, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """fsck, scrub or gc, while nothing is mounted."""
+        return self.command(name, self.uri, "--index", self.index, *self._endpoint, *options)
+
     def mount(self, *options: str | Path) -> None:
         mount: list[str | Path] = ["mount", self.uri, self.mountpoint, "--index", self.index, *self._endpoint]
         self.command(*mount, *self.mount_options, *options)

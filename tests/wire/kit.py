@@ -13,8 +13,8 @@ from pathlib import Path
 
 from s3blobfs.control.client import MountedVolume as Control
 from tests.conftest import unique_bucket_name
-from tests.crash.kit import blobs_of, objects_of, write_ids_of
 from tests.mount.conftest import KINDS
+from tests.support.bucket import blobs_of, objects_of, sweep, write_ids_of
 from tests.support.mounted import MountedVolume, mounted
 from tests.support.proxy import RecordingProxy
 from tests.support.servers import S3Server
@@ -101,15 +101,13 @@ def wired(server: S3Server, kind: str, expected_logs: list[str]) -> Iterator[Wir
                 yield wire
                 proxy.clear()
                 wire.compare()
-            explained, needed = blobs_of(volume)
-            found = objects_of(volume)
-            assert needed <= found, f"missing: {needed - found}"
-            strays = found - explained
+            explained, _ = blobs_of(volume)
+            named = write_ids_of(volume, explained & objects_of(volume))
+            strays = objects_of(volume) - explained
             # A request that is given up may reach the server after it was made again: the same upload, twice.
-            keys = {key for key, _ in strays}
-            named = write_ids_of(volume, {version for version in explained & found if version[0] in keys})
-            strays = {version for version in strays if not write_ids_of(volume, [version]) & named}
+            twice = {version for version in strays if write_ids_of(volume, [version]) & named}
             # Or after its content was replaced.
-            assert len(strays) <= 1, f"nothing names {strays}"
+            assert len(strays - twice) <= 1, f"nothing names {strays - twice}"
+            assert sweep(volume).strays == strays
     finally:
         shutil.rmtree(directory)
