@@ -21,15 +21,18 @@ _OF_GET = (
     ("half a body", 4, WireFault(answer_bytes=400)),
     ("a flipped byte in an answer", 4, WireFault(flip_answer_byte=500)),
 )
+_OF_COPY = (("200 with an error in it", 8, WireFault(answer=error_answer(200, "InternalError"))),)
 _OF_PUT = (("a flipped byte in a request", 4, WireFault(flip_request_byte=500)),)
 
 
-class Storm:
-    """A rule of the proxy: one request in ``one_in`` meets a fault."""
+ONE_IN = 25
 
-    def __init__(self, seed: int, one_in: int = 25) -> None:
+
+class Storm:
+    """A rule of the proxy: one request in ``ONE_IN`` meets a fault."""
+
+    def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
-        self._one_in = one_in
         self.away = threading.Event()
         """While it is set, the server cannot be reached at all."""
         self.calm = threading.Event()
@@ -42,9 +45,17 @@ class Storm:
         if self.away.is_set():
             self.counts["server away"] += 1
             return WireFault(reset_before=True)
-        if self._random.randrange(self._one_in):
+        if self._random.randrange(ONE_IN):
             return None
-        faults = _ANY + (_OF_GET if request.method == "GET" else _OF_PUT if request.method == "PUT" else ())
+        faults = _ANY + _of(request)
         name, _, fault = self._random.choices(faults, [weight for _, weight, _ in faults])[0]
         self.counts[name] += 1
         return fault
+
+
+def _of(request: RecordedRequest) -> tuple[tuple[str, int, WireFault], ...]:
+    if request.method == "GET":
+        return _OF_GET
+    if request.method != "PUT":
+        return ()
+    return _OF_COPY if "x-amz-copy-source" in request.headers else _OF_PUT

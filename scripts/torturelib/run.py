@@ -12,24 +12,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from s3blobfs.control.client import MountedVolume as Control
-from tests.crash.kit import blobs_of, objects_of
+from tests.support.bucket import sweep
 from tests.support.mounted import MountedVolume
 from tests.support.proxy import RecordingProxy
 from tests.support.servers import S3Server
 from torturelib.faults import Storm
-from torturelib.ledger import Ledger
-from torturelib.load import Gate, Worker
+from torturelib.ledger import Ledger, Loss, Promise
+from torturelib.load import OTHER, Gate, Worker
+from torturelib.witness import Witness
 
 WORKERS = 4
-KILL_EVERY_S = (6.0, 14.0)
 AWAY_S = 3.0
+AWAY_ONE_IN = 3
+"""Before so many kills the server is away for a while."""
+AGAIN_ONE_IN = 3
+"""After so many kills the next mount is killed at once, with what it has just recovered."""
 
 MODES = {
-    "versioned, cached, durability s3": ("--mode", "versioned", "--cache", "--durability", "s3"),
-    "digest, uncached, durability disk": ("--mode", "digest", "--no-cache", "--durability", "disk"),
-    "digest, cached, durability s3": ("--mode", "digest", "--cache", "--durability", "s3"),
-    "versioned, uncached, durability disk": ("--mode", "versioned", "--no-cache", "--durability", "disk"),
+    "versioned, cached, durability s3": ("versioned", "--cache", "s3"),
+    "digest, uncached, durability disk": ("digest", "--no-cache", "disk"),
+    "digest, cached, durability s3": ("digest", "--cache", "s3"),
+    "versioned, uncached, durability disk": ("versioned", "--no-cache", "disk"),
 }
+EXPECTED_LOGS = (
+    "is tried again",
+    "is not the stored one",
+    "answers that do not fit",
+)
+"""What the mount may say of faults at WARNING and above."""
 
 
 @dataclass
@@ -41,27 +51,39 @@ class Figures:
     bytes_written: int = 0
     bytes_compared: int = 0
     files_compared: int = 0
+    asked: int = 0
+    """How often another client looked for an object that a call promised."""
     versions: int = 0
-    strays: int = 0
-    """Objects that no row of the index names."""
-    missing: int = 0
-    """Rows of the index that name no object."""
+    """In the buckets in the end, each named by the index."""
+    longest_call_s: float = 0.0
+    swept: Counter[str] = field(default_factory=Counter)
+    """What gc deleted, by kind."""
     calls: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
-    losses: list[str] = field(default_factory=list)
+    acknowledged: Counter[Promise] = field(default_factory=Counter)
+    losses: list[Loss] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    """Errors that programs saw and should not have."""
+    """Errors that programs saw, or lines in a mount's log, that should not have been."""
 
     def add(self, other: Figures) -> None:
         for name in self.__dataclass_fields__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+            mine, others = getattr(self, name), getattr(other, name)
+            setattr(self, name, max(mine, others) if name == "longest_call_s" else mine + others)
 
 
 def torture(
-    server: S3Server, mode: str, bucket: str, seconds: float, seed: int, say: Callable[[str], None]
+    server: S3Server,
+    mode: str,
+    bucket: str,
+    seconds: float,
+    kill_every_s: float,
+    seed: int,
+    say: Callable[[str], None],
 ) -> Figures:
-    """Make a volume, and see what of it is left."""
+    """Make a volume, and see what of it is left. Raises ``AssertionError`` when index and bucket do not
+    agree, or the index is not whole."""
     directory = Path(tempfile.mkdtemp(prefix="s3blobfs-torture-"))
+    keying, cache, durability = MODES[mode]
     with RecordingProxy(server.endpoint_url) as proxy:
         storm = Storm(seed)
         storm.calm.set()
@@ -70,43 +92,49 @@ def torture(
             server,
             bucket,
             directory,
-            mkfs_options=MODES[mode],
+            mkfs_options=("--mode", keying, cache, "--durability", durability),
             mount_options=("--request-timeout=2", "--total-timeout=8"),
             endpoint_url=proxy.url,
+            expected_logs=list(EXPECTED_LOGS),
         )
         try:
             volume.mkfs()
             volume.mount()
-            return _Torture(volume, storm, seed, say).run(seconds)
+            return _Torture(volume, durability, storm, seed, say).run(seconds, kill_every_s)
         finally:
             volume.abandon()
             shutil.rmtree(directory)
 
 
 class _Torture:
-    def __init__(self, volume: MountedVolume, storm: Storm, seed: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, volume: MountedVolume, durability: str, storm: Storm, seed: int, say: Callable[[str], None]
+    ) -> None:
         self._volume = volume
         self._storm = storm
         self._say = say
         self._random = random.Random(seed)
-        self._ledger = Ledger(volume.mountpoint)
+        self._ledger = Ledger(volume.mountpoint, durability)
         self._gate = Gate()
+        self._witness = Witness(volume)
         root = volume.mountpoint
         self._workers = [
-            Worker(number, seed + number, root, self._ledger, self._gate) for number in range(WORKERS)
+            Worker(number, seed + number, root, self._ledger, self._gate, self._witness)
+            for number in range(WORKERS)
         ]
         self._figures = Figures()
 
-    def run(self, seconds: float) -> Figures:
+    def run(self, seconds: float, kill_every_s: float) -> Figures:
+        self._make_directories()
         started = time.monotonic()
-        for number in range(WORKERS):
-            (self._volume.mountpoint / f"w{number}").mkdir()
-        Control.of(self._volume.mountpoint).call("sync", inode=None)
+        ends = started + seconds
         self._storm.calm.clear()
         for worker in self._workers:
             worker.start()
         try:
-            while time.monotonic() - started < seconds:
+            while (left_s := ends - time.monotonic()) > 0:
+                pause_s = self._random.uniform(0.2, 1.8) * kill_every_s
+                time.sleep(min(pause_s, left_s))
                 self._bad_luck()
         finally:
             for worker in self._workers:
@@ -114,15 +142,41 @@ class _Torture:
             self._gate.open()
         for worker in self._workers:
             worker.join()
+        self._figures.seconds = time.monotonic() - started
         self._compare_in_the_end()
-        return self._sum_up(time.monotonic() - started)
+        return self._sum_up()
+
+    def _make_directories(self) -> None:
+        """Of each thread one in the first store, and below it one in the second."""
+        volume, root = self._volume, self._volume.mountpoint
+        for worker in self._workers:
+            (root / worker.directory / OTHER).mkdir(parents=True)
+        first, *others = (root / worker.directory / OTHER for worker in self._workers)
+        keying, cache = volume.mkfs_options[1], volume.mkfs_options[2]
+        where = f"{volume.uri}/{OTHER}"
+        volume.command("store", "add", root, OTHER, where, "--mode", keying, cache, "--at", first)
+        for directory in others:
+            volume.command("store", "bind", directory, OTHER)
+        Control.of(root).call("sync", inode=None)
 
     def _bad_luck(self) -> None:
-        time.sleep(self._random.uniform(*KILL_EVERY_S))
-        if self._random.random() < 0.3:
+        if self._random.randrange(AWAY_ONE_IN) == 0:
             self._storm.away.set()
             time.sleep(AWAY_S)
             self._storm.away.clear()
+        self._kill()
+        if self._random.randrange(AGAIN_ONE_IN) == 0:
+            self._mount_calmly()
+            self._storm.calm.clear()
+            time.sleep(self._random.uniform(0.0, 1.0))
+            self._kill()
+        self._mount_calmly()
+        self._ledger.compare()
+        self._say(f"kill {self._figures.kills}: {len(self._ledger.allowed)} files compared")
+        self._storm.calm.clear()
+        self._gate.open()
+
+    def _kill(self) -> None:
         pid = Control.of(self._volume.mountpoint).call("status")["mount"]["pid"]
         self._gate.shut()
         self._volume.kill_process(pid)
@@ -130,12 +184,10 @@ class _Torture:
         self._volume.bury(pid)
         self._figures.kills += 1
         self._volume.check()
+
+    def _mount_calmly(self) -> None:
         self._storm.calm.set()
         self._volume.mount()
-        self._ledger.compare()
-        self._say(f"kill {self._figures.kills}: {len(self._ledger.allowed)} files compared")
-        self._storm.calm.clear()
-        self._gate.open()
 
     def _compare_in_the_end(self) -> None:
         volume = self._volume
@@ -146,22 +198,24 @@ class _Torture:
         volume.mount()
         self._ledger.compare()  # by bytes that come from S3
         volume.umount()
-        volume.check()
-        explained, needed = blobs_of(volume)
-        found = objects_of(volume)
-        self._figures.versions = len(found)
-        self._figures.missing = len(needed - found)
-        self._figures.strays = len(found - explained)
+        volume.tool("fsck")
+        swept = sweep(volume)
+        self._figures.versions = swept.versions
+        self._figures.swept = Counter(swept.deleted)
 
-    def _sum_up(self, seconds: float) -> Figures:
+    def _sum_up(self) -> Figures:
         figures, ledger = self._figures, self._ledger
-        figures.seconds = seconds
         figures.bytes_compared = ledger.bytes_compared
         figures.files_compared = ledger.files_compared
+        figures.acknowledged = ledger.acknowledged
         figures.losses = ledger.losses
         figures.faults = self._storm.counts
+        figures.asked = self._witness.asked
+        self._witness.close()
         for worker in self._workers:
             figures.bytes_written += worker.bytes_written
             figures.calls += worker.counts
             figures.unexpected += worker.unexpected
+            figures.longest_call_s = max(figures.longest_call_s, worker.longest_s)
+        figures.unexpected += self._volume.unexpected_logs()
         return figures

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from torturelib.ledger import Ledger, content_of
+from torturelib.ledger import By, Ledger, Loss, content_of
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    ledger = Ledger(tmp_path)
-    with ledger.change("f", content_of(b"old")):
+    ledger = Ledger(tmp_path, "s3")
+    with ledger.change("f", content_of(b"old"), By.CLOSE):
         (tmp_path / "f").write_bytes(b"old")
     return ledger
 
 
 def begin(ledger: Ledger, data: bytes) -> None:
     """A change that is not acknowledged."""
-    with pytest.raises(OSError, match="died"), ledger.change("f", content_of(data)):
+    with pytest.raises(OSError, match="died"), ledger.change("f", content_of(data), By.FSYNC):
         raise OSError("died")
 
 
@@ -52,4 +52,12 @@ def test_a_content_that_is_under_neither_name_is_a_loss(ledger: Ledger) -> None:
         raise OSError("died")
     (ledger.root / "g").unlink()
     ledger.compare()
-    assert ledger.losses == ["g was lost in its rename to h"]
+    assert ledger.losses == [Loss((By.CLOSE, "s3"), "g: lost in its rename to h")]
+
+
+def test_a_loss_names_the_promise_that_was_broken(ledger: Ledger) -> None:
+    with ledger.change("f", content_of(b"new"), By.FSYNC):
+        pass
+    assert ledger.acknowledged == {(By.CLOSE, "s3"): 1, (By.FSYNC, "s3"): 1}
+    ledger.compare()
+    assert [loss.promise for loss in ledger.losses] == [(By.FSYNC, "s3")]

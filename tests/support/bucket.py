@@ -36,7 +36,7 @@ def blobs_of(volume: MountedVolume) -> tuple[set[Version], set[Version]]:
     return {row[:2] for row in rows}, {row[:2] for row in rows if row[2] != "deleting"}
 
 
-def _client(volume: MountedVolume) -> S3Client:
+def bucket_client(volume: MountedVolume) -> S3Client:
     return boto3.client(
         "s3",
         endpoint_url=volume.server.endpoint_url,
@@ -49,7 +49,7 @@ def _client(volume: MountedVolume) -> S3Client:
 
 def write_ids_of(volume: MountedVolume, versions: Iterable[Version]) -> set[str]:
     """The uploads that versions in a versioned bucket were made by."""
-    client = _client(volume)
+    client = bucket_client(volume)
     heads = [
         client.head_object(Bucket=volume.bucket, Key=key, VersionId=version_id)
         for key, version_id in versions
@@ -61,7 +61,7 @@ def write_ids_of(volume: MountedVolume, versions: Iterable[Version]) -> set[str]
 
 def objects_of(volume: MountedVolume) -> set[Version]:
     """Every version in the bucket but the volume's own objects. A delete marker fails."""
-    client = _client(volume)
+    client = bucket_client(volume)
     found: set[Version] = set()
     for page in client.get_paginator("list_object_versions").paginate(Bucket=volume.bucket):
         assert not page.get("DeleteMarkers")
