@@ -24,7 +24,8 @@ from s3blobfs.trace import Tracer
 from tests.support.servers import S3Server
 
 COMMAND_TIMEOUT_S = 90.0
-LOG_LEVEL = re.compile(r"^(WARNING|ERROR|CRITICAL)\b|^Traceback")
+LOG_LEVEL = re.compile(r"^(WARNING|ERROR|CRITICAL)\b|^Traceback", re.MULTILINE)
+LOG_ENTRY = re.compile(r"\n(?=(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\b)")
 
 
 class CommandFailed(AssertionError):
@@ -142,12 +143,14 @@ class MountedVolume:
         return self.index.with_name(self.index.name + ".log")
 
     def unexpected_logs(self) -> list[str]:
+        """Each with the traceback that follows it, if one does."""
         if not self.log_path.exists():
             return []
         return [
-            line
-            for line in self.log_path.read_text(errors="replace").splitlines()
-            if LOG_LEVEL.search(line) and not any(re.search(pattern, line) for pattern in self.expected_logs)
+            entry
+            for entry in LOG_ENTRY.split(self.log_path.read_text(errors="replace"))
+            if LOG_LEVEL.search(entry)
+            and not any(re.search(pattern, entry) for pattern in self.expected_logs)
         ]
 
     def check(self) -> None:
