@@ -179,20 +179,18 @@ class Cache:
         discarded; where the disk refuses it is as well, with a warning, and the answer is ``None``."""
         assert staged.digests is not None, "only sealed files have known digests"
         entry = self.get(store_id, cache_name, staged.size_bytes)
-        if entry is not None:
-            await staged.discard()
-            return entry
-        if staged.gone:
-            return None
-        path = staged.path
-        try:
-            await staged.check()
-            with staged.opened() as file:
-                entry = self._install(store_id, cache_name, file, Use.STAGED, staged.move_to)
-        except TierError as error:
-            log.warning("%s is in S3 but cannot be kept in the cache: %s", path, error)
-            await staged.discard()
-            return None
+        if entry is None and not staged.gone:
+            path = staged.path
+            try:
+                with staged.opened() as file:
+                    await staged.check()
+                    # That may have taken a while: the file may be gone, or the content here by another way.
+                    entry = self.get(store_id, cache_name, staged.size_bytes)
+                    if entry is None and not staged.gone:
+                        return self._install(store_id, cache_name, file, Use.STAGED, staged.move_to)
+            except TierError as error:
+                log.warning("%s is in S3 but cannot be kept in the cache: %s", path, error)
+        await staged.discard()
         return entry
 
     def begin_fill(self, store_id: int, cache_name: str, size_bytes: int) -> Fill:

@@ -341,11 +341,14 @@ class StagedFile:
         """A new writable file with the same bytes; this one stays as it is."""
         with self.opened() as file:
             copy = await self._staging.create(self.local, file.fd, self.size_bytes)
-        try:
-            await self.check()
-        except BaseException:
-            await copy.discard()
-            raise
+            try:
+                self._integrity.require()
+                with self._layout.errors(f"looking at {self._where}"):
+                    # By this descriptor: its upload may have ended meanwhile, and the file be gone.
+                    await self._check_unaltered(file.fd)
+            except BaseException:
+                await copy.discard()
+                raise
         return copy
 
     async def discard(self) -> None:

@@ -12,14 +12,16 @@ import pytest
 
 from s3blobfs.config import KIB, MIB
 from s3blobfs.errors import TierFull, TierUnavailable
+from s3blobfs.tier import integrity
 from s3blobfs.tier.cache import Cache, CacheEntry
-from s3blobfs.tier.digest import content_digests
+from s3blobfs.tier.digest import content_digests, file_digests
 from s3blobfs.tier.entry import is_unaltered, stamp_mtime_ns
 from s3blobfs.tier.layout import entry_name
 from s3blobfs.tier.scan import time_grain_ns
 from s3blobfs.tier.staging import StagedFile
 from s3blobfs.tier.tier import Tier
 from s3blobfs.trace import Local, Tracer
+from s3blobfs.types import ContentDigests
 from tests.tier.conftest import MakeTier
 from tests.tier.kit import flip, random_bytes
 
@@ -119,6 +121,30 @@ async def test_hostile_names_stay_inside(tier: Tier, make_tier: MakeTier, name: 
     assert await entry.read(0, 3) == b"abc"
     entry.unpin()
     assert tier.cache.remove(1, name)
+
+
+@pytest.mark.parametrize("meanwhile", ["discarded", "promoted"])
+async def test_promotion_of_a_file_that_has_to_be_read_again_and_is_gone_then(
+    tier: Tier, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    """Somebody touched it, so it is compared with its digests: others go on while that takes."""
+    staged = await sealed(tier, b"foo")
+    other = await sealed(tier, b"foo")
+    staged.path.chmod(0o640)
+
+    async def slow_digests(fd: int, size_bytes: int) -> ContentDigests:
+        if meanwhile == "discarded":
+            await staged.discard()
+        else:
+            assert await tier.cache.promote(other, 1, "digest") is not None
+        return await file_digests(fd, size_bytes)
+
+    monkeypatch.setattr(integrity, "file_digests", slow_digests)
+    entry = await tier.cache.promote(staged, 1, "digest")
+    assert (entry is None) == (meanwhile == "discarded")
+    assert staged.gone
+    assert tier.space.staged_bytes == (3 if meanwhile == "discarded" else 0)
+    assert names_in(tier) == ([] if entry is None else ["digest"])
 
 
 # --- get and remove -----------------------------------------------------------------------------------

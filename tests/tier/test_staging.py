@@ -107,6 +107,25 @@ async def test_a_copy_of_a_sealed_file_can_be_changed(tier: Tier) -> None:
     assert copy.name != staged.name
 
 
+async def test_a_copy_of_a_file_that_is_discarded_meanwhile(
+    tier: Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its upload ends while it is copied."""
+    staged = await staged_with(tier, b"before")
+    await staged.seal(rename=True)
+    create = tier.staging.create
+
+    async def create_late(local: Local, source: Path | int | None = None, size_bytes: int = 0) -> StagedFile:
+        made = await create(local, source, size_bytes)
+        await staged.discard()
+        return made
+
+    monkeypatch.setattr(tier.staging, "create", create_late)
+    copy = await staged.unseal_copy()
+    assert await copy.read(0, 9) == b"before"
+    assert tier.staging.names() == {copy.name}
+
+
 @pytest.mark.parametrize("by_path", [True, False])
 async def test_made_from_the_first_bytes_of_another(tier: Tier, tmp_path: Path, by_path: bool) -> None:
     data = random_bytes(2 * MIB)
