@@ -17,6 +17,7 @@ import trio
 import trio.lowlevel
 
 from s3blobfs.config import MIB, S3Options
+from s3blobfs.errors import PermanentS3Error
 from s3blobfs.s3.body import Body
 from s3blobfs.s3.connection import S3Connection
 from s3blobfs.s3.control import ControlPlane, CopySource, Page
@@ -43,6 +44,8 @@ from s3blobfs.s3.requests import RequestRunner
 from s3blobfs.s3.retry import Randomness
 from s3blobfs.trace import Count, Tracer
 
+EMPTY_PAGES_MAX = 1000
+"""In a row, of a listing: S3 may answer such while it looks for what is left."""
 COPY_PART_BYTES = 512 * MIB
 """Large: the bytes stay inside S3, and each part is a request."""
 
@@ -188,11 +191,18 @@ class S3ObjectClient:
 
     async def _list(self, get_page: Callable[[dict[str, Any]], Page[Entry]]) -> AsyncIterator[Entry]:
         following: dict[str, Any] | None = {}
+        asked: set[str] = set()
+        empty = 0
         while following is not None:
             page = await self._runner.run(Count.S3_LIST, partial(get_page, following), reads_only=True)
             for entry in page.entries:
                 yield entry
             following = page.next_page
+            empty = 0 if page.entries else empty + 1
+            place = repr(following)
+            if place in asked or empty > EMPTY_PAGES_MAX:
+                raise PermanentS3Error(f"the listing of {self._bucket} does not come to an end")
+            asked.add(place)
 
     async def bucket_exists(self) -> bool:
         return await self._runner.run(Count.S3_CONTROL, self._control.bucket_exists, reads_only=True)

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 
 from s3blobfs.errors import ObjectNotFound, PermanentS3Error
 from s3blobfs.s3.connection import DEFAULT_REGION, S3Connection
-from s3blobfs.s3.dataplane import bare_etag, real_version, time_ns
+from s3blobfs.s3.dataplane import bare_etag, plausible_size, real_version, time_ns
 from s3blobfs.s3.error_map import RequestContext, mapped_errors
 from s3blobfs.s3.limits import LIST_PAGE_MAX
 from s3blobfs.s3.protocol import (
@@ -76,7 +76,7 @@ class ControlPlane:
             answer = self._boto.upload_part(
                 Bucket=self._bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=part
             )
-        return answer["ETag"]
+            return answer["ETag"]
 
     def copy_part(
         self, key: str, upload_id: str, number: int, source: CopySource, first: int, last: int
@@ -108,7 +108,7 @@ class ControlPlane:
                 MultipartUpload={"Parts": parts},
                 **condition,
             )
-        return PutReceipt(bare_etag(answer["ETag"]), real_version(answer.get("VersionId")))
+            return PutReceipt(bare_etag(answer["ETag"]), real_version(answer.get("VersionId")))
 
     def abort_upload(self, key: str, upload_id: str) -> None:
         """An upload that is gone already is success."""
@@ -123,18 +123,18 @@ class ControlPlane:
             answer = self._boto.list_multipart_uploads(
                 Bucket=self._bucket, Prefix=prefix, MaxUploads=LIST_PAGE_MAX, **page
             )
-        entries = [
-            UploadInfo(
-                key=entry["Key"], upload_id=entry["UploadId"], initiated_ns=time_ns(entry["Initiated"])
-            )
-            for entry in answer.get("Uploads", [])
-        ]
-        if not answer.get("IsTruncated"):
-            return Page(entries, None)
-        following = {"KeyMarker": answer["NextKeyMarker"]}
-        if upload_marker := answer.get("NextUploadIdMarker"):
-            following["UploadIdMarker"] = upload_marker
-        return Page(entries, following)
+            entries = [
+                UploadInfo(
+                    key=entry["Key"], upload_id=entry["UploadId"], initiated_ns=time_ns(entry["Initiated"])
+                )
+                for entry in answer.get("Uploads", [])
+            ]
+            if not answer.get("IsTruncated"):
+                return Page(entries, None)
+            following = {"KeyMarker": answer["NextKeyMarker"]}
+            if upload_marker := answer.get("NextUploadIdMarker"):
+                following["UploadIdMarker"] = upload_marker
+            return Page(entries, following)
 
     # -- objects ---------------------------------------------------------------------------------------
 
@@ -147,23 +147,23 @@ class ControlPlane:
             answer = self._boto.copy_object(
                 Bucket=self._bucket, Key=key, **source.parameters(), **replacing, **self._storing_headers
             )
-        return PutReceipt(
-            bare_etag(answer["CopyObjectResult"].get("ETag")), real_version(answer.get("VersionId"))
-        )
+            return PutReceipt(
+                bare_etag(answer["CopyObjectResult"].get("ETag")), real_version(answer.get("VersionId"))
+            )
 
     def head(self, bucket: str, target: ObjectId) -> ObjectInfo:
         """HEAD in any bucket: of a copy's source."""
         version: dict[str, Any] = {} if target.version_id is None else {"VersionId": target.version_id}
         with mapped_errors(RequestContext(self._endpoint_url, bucket, target.key)):
             answer = self._boto.head_object(Bucket=bucket, Key=target.key, **version)
-        return ObjectInfo(
-            key=target.key,
-            size_bytes=answer["ContentLength"],
-            etag=bare_etag(answer["ETag"]),
-            version_id=real_version(answer.get("VersionId")),
-            last_modified_ns=time_ns(answer["LastModified"]),
-            metadata=answer["Metadata"],
-        )
+            return ObjectInfo(
+                key=target.key,
+                size_bytes=plausible_size(answer["ContentLength"]),
+                etag=bare_etag(answer["ETag"]),
+                version_id=real_version(answer.get("VersionId")),
+                last_modified_ns=time_ns(answer["LastModified"]),
+                metadata=answer["Metadata"],
+            )
 
     def delete(self, target: ObjectId) -> None:
         version: dict[str, Any] = {} if target.version_id is None else {"VersionId": target.version_id}
@@ -181,15 +181,15 @@ class ControlPlane:
             answer = self._boto.delete_objects(
                 Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True}
             )
-        return [
-            DeleteFailure(
-                ObjectId(error["Key"], error.get("VersionId") or None),
-                error.get("Code", ""),
-                error.get("Message", ""),
-            )
-            for error in answer.get("Errors", [])
-            if error.get("Code") not in ("NoSuchKey", "NoSuchVersion")
-        ]
+            return [
+                DeleteFailure(
+                    ObjectId(error["Key"], error.get("VersionId") or None),
+                    error.get("Code", ""),
+                    error.get("Message", ""),
+                )
+                for error in answer.get("Errors", [])
+                if error.get("Code") not in ("NoSuchKey", "NoSuchVersion")
+            ]
 
     # -- listings --------------------------------------------------------------------------------------
 
@@ -198,55 +198,55 @@ class ControlPlane:
             answer = self._boto.list_objects_v2(
                 Bucket=self._bucket, Prefix=prefix, MaxKeys=LIST_PAGE_MAX, **page
             )
-        entries = [
-            ObjectInfo(
-                key=entry["Key"],
-                size_bytes=entry["Size"],
-                etag=bare_etag(entry.get("ETag")),
-                version_id=None,
-                last_modified_ns=time_ns(entry["LastModified"]),
-            )
-            for entry in answer.get("Contents", [])
-        ]
-        more = answer.get("IsTruncated") and {"ContinuationToken": answer["NextContinuationToken"]}
-        return Page(entries, more or None)
+            entries = [
+                ObjectInfo(
+                    key=entry["Key"],
+                    size_bytes=plausible_size(entry["Size"]),
+                    etag=bare_etag(entry.get("ETag")),
+                    version_id=None,
+                    last_modified_ns=time_ns(entry["LastModified"]),
+                )
+                for entry in answer.get("Contents", [])
+            ]
+            more = answer.get("IsTruncated") and {"ContinuationToken": answer["NextContinuationToken"]}
+            return Page(entries, more or None)
 
     def list_versions(self, prefix: str, page: dict[str, Any]) -> Page[ObjectVersionInfo]:
         with self._errors(""):
             answer = self._boto.list_object_versions(
                 Bucket=self._bucket, Prefix=prefix, MaxKeys=LIST_PAGE_MAX, **page
             )
-        entries = [
-            ObjectVersionInfo(
-                key=entry["Key"],
-                version_id=real_version(entry.get("VersionId")),
-                is_delete_marker=False,
-                is_latest=entry["IsLatest"],
-                size_bytes=entry["Size"],
-                etag=bare_etag(entry.get("ETag")),
-                last_modified_ns=time_ns(entry["LastModified"]),
-            )
-            for entry in answer.get("Versions", [])
-        ] + [
-            ObjectVersionInfo(
-                key=marker["Key"],
-                version_id=real_version(marker.get("VersionId")),
-                is_delete_marker=True,
-                is_latest=marker["IsLatest"],
-                size_bytes=0,
-                etag="",
-                last_modified_ns=time_ns(marker["LastModified"]),
-            )
-            for marker in answer.get("DeleteMarkers", [])
-        ]
-        # S3's one sequence comes as two lists; the times are of whole seconds, hence the flag.
-        entries.sort(key=lambda entry: (entry.key, not entry.is_latest, -entry.last_modified_ns))
-        if not answer.get("IsTruncated"):
-            return Page(entries, None)
-        following = {"KeyMarker": answer["NextKeyMarker"]}
-        if version_marker := answer.get("NextVersionIdMarker"):
-            following["VersionIdMarker"] = version_marker
-        return Page(entries, following)
+            entries = [
+                ObjectVersionInfo(
+                    key=entry["Key"],
+                    version_id=real_version(entry.get("VersionId")),
+                    is_delete_marker=False,
+                    is_latest=entry["IsLatest"],
+                    size_bytes=plausible_size(entry["Size"]),
+                    etag=bare_etag(entry.get("ETag")),
+                    last_modified_ns=time_ns(entry["LastModified"]),
+                )
+                for entry in answer.get("Versions", [])
+            ] + [
+                ObjectVersionInfo(
+                    key=marker["Key"],
+                    version_id=real_version(marker.get("VersionId")),
+                    is_delete_marker=True,
+                    is_latest=marker["IsLatest"],
+                    size_bytes=0,
+                    etag="",
+                    last_modified_ns=time_ns(marker["LastModified"]),
+                )
+                for marker in answer.get("DeleteMarkers", [])
+            ]
+            # S3's one sequence comes as two lists; the times are of whole seconds, hence the flag.
+            entries.sort(key=lambda entry: (entry.key, not entry.is_latest, -entry.last_modified_ns))
+            if not answer.get("IsTruncated"):
+                return Page(entries, None)
+            following = {"KeyMarker": answer["NextKeyMarker"]}
+            if version_marker := answer.get("NextVersionIdMarker"):
+                following["VersionIdMarker"] = version_marker
+            return Page(entries, following)
 
     # -- bucket ----------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from s3blobfs.s3.protocol import ObjectData, ObjectInfo, PutReceipt
 if TYPE_CHECKING:  # these exist in its stubs only
     from obstore import Attributes, GetOptions, GetResult
 
+_SIZE_MAX_BYTES = 2**63 - 1
 _EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
 _HEADER_ATTRIBUTES = frozenset(
     {
@@ -71,7 +72,7 @@ class DataPlane:
         with mapped_errors(self._context(key)):
             result = obstore.get(self._store, key, options=options)
             data = bytes(result.bytes())
-        info = _info(key, result)
+            info = _info(key, result)
         end = info.size_bytes if length is None else offset + length
         if end > info.size_bytes:
             raise DamagedContent(f"key {key}: bytes {offset} to {end} asked for, it has {info.size_bytes}")
@@ -100,6 +101,13 @@ def real_version(version_id: str | None) -> str | None:
     return None if version_id in (None, "", "null") else version_id
 
 
+def plausible_size(size_bytes: int) -> int:
+    """``size_bytes``; ``ValueError`` for one that no object has, nor a column of the index takes."""
+    if not 0 <= size_bytes <= _SIZE_MAX_BYTES:
+        raise ValueError(f"an object of {size_bytes} bytes")
+    return size_bytes
+
+
 def time_ns(moment: datetime.datetime) -> int:
     """Nanoseconds since 1970, in whole microseconds and without a float's rounding."""
     return (moment - _EPOCH) // datetime.timedelta(microseconds=1) * 1000
@@ -109,7 +117,7 @@ def _info(key: str, result: GetResult) -> ObjectInfo:
     meta = result.meta
     return ObjectInfo(
         key=key,
-        size_bytes=meta["size"],
+        size_bytes=plausible_size(meta["size"]),
         etag=bare_etag(meta["e_tag"]),
         version_id=real_version(meta["version"]),
         last_modified_ns=time_ns(meta["last_modified"]),

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from xml.sax.saxutils import unescape
 
 import botocore.exceptions as boto
+from botocore.parsers import ResponseParserError
 from obstore import exceptions as obs
 
 from s3blobfs.errors import (
@@ -95,6 +96,9 @@ _CLASS_OF_STATUS: dict[int, type[ObjectStoreError]] = {
     412: PreconditionFailed,
     413: EntityTooLarge,
 }
+_SENSELESS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What becomes of reading an answer that has not what it must have. Inside of :func:`mapped_errors` is
+nothing but a request and the reading of its answer."""
 _RANGE_CODE, _RANGE_STATUS = "InvalidRange", 416
 
 _WRONG_REGION = "the bucket is in another region: give its region"
@@ -127,10 +131,19 @@ def mapped_errors(context: RequestContext) -> Iterator[None]:
         yield
     except (boto.ClientError, boto.BotoCoreError, boto.HTTPClientError) as error:
         raise from_botocore(error, context) from error
+    except (ResponseParserError, *_SENSELESS) as error:
+        raise senseless(error, context) from error
     except (obs.BaseError, FileNotFoundError) as error:
         if isinstance(error, FileNotFoundError) and error.errno is not None:
             raise  # of a local file; obstore's has no errno
         raise from_obstore(error, context) from error
+
+
+def senseless(error: Exception, context: RequestContext) -> OutcomeUnknown:
+    """An answer that is not what S3's documentation says: damaged, or from something else than S3."""
+    return OutcomeUnknown(
+        f"{_address(context)} gave an answer that makes no sense ({type(error).__name__})", key=context.key
+    )
 
 
 def from_answer(
