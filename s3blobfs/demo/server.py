@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import secrets
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
@@ -19,11 +17,19 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
 from s3blobfs.demo.process import ProcessId
+from s3blobfs.demo.weed import (
+    INNER_PORTS,
+    LOOPBACK,
+    S3_PORT,
+    find_weed,
+    free_ports,
+    s3_config_of,
+    weed_command,
+)
 from s3blobfs.errors import UsageError
 from s3blobfs.volume.descriptor import object_key
 from s3blobfs.volume.paths import make_private_directory
 
-LOOPBACK = "127.0.0.1"
 REGION = "us-east-1"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 40.0
@@ -31,11 +37,6 @@ STOP_TIMEOUT_S = 40.0
 POLL_S = 0.1
 PROBE_TIMEOUT_S = 2.0
 BUCKET = "s3blobfs-demo"
-
-_INNER_PORTS = (
-    *("master.port", "master.port.grpc", "volume.port", "volume.port.grpc"),
-    *("filer.port", "filer.port.grpc", "s3.port.grpc"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,16 +125,11 @@ class DemoServer:
             raise UsageError(
                 f"port {port}, which the demo's mount knows, is taken by another process; end that first"
             )
-        self._save(replace(self._state, s3_port=_free_ports(1)[0]))
+        self._save(replace(self._state, s3_port=free_ports(1)[0]))
 
     def _write_configuration(self) -> None:
         state = self._state
-        identity = {
-            "name": "demo",
-            "credentials": [{"accessKey": state.access_key_id, "secretKey": state.secret_access_key}],
-            "actions": ["Admin"],
-        }
-        _write_private(self._s3_config, json.dumps({"identities": [identity]}, indent=1))
+        _write_private(self._s3_config, s3_config_of("demo", state.access_key_id, state.secret_access_key))
         make_private_directory(self.directory / "aws")
         _write_private(
             self.directory / "aws" / "credentials",
@@ -154,26 +150,10 @@ class DemoServer:
     def _spawn(self) -> subprocess.Popen[bytes]:
         data = self.directory / "data"
         make_private_directory(data)
-        command = [
-            _weed(),
-            "server",
-            "-s3",
-            f"-ip={LOOPBACK}",
-            f"-ip.bind={LOOPBACK}",
-            f"-dir={data}",
-            f"-s3.config={self._s3_config}",
-            "-s3.port.iceberg=0",
-            "-s3.port.lance=0",
-            # A bucket takes about seven volumes, and writes hang once there are none left.
-            "-volume.max=0",
-            "-master.volumeSizeLimitMB=128",
-            "-volume.preStopSeconds=0",
-            "-master.telemetry=false",
-            f"-s3.port={self._state.s3_port}",
-        ]
-        # Every port is given: those left out have fixed defaults, on which two servers collide.
-        self.inner_ports = dict(zip(_INNER_PORTS, _free_ports(len(_INNER_PORTS)), strict=True))
-        command += [f"-{name}={port}" for name, port in self.inner_ports.items()]
+        assert self._state.s3_port is not None
+        self.inner_ports = dict(zip(INNER_PORTS, free_ports(len(INNER_PORTS)), strict=True))
+        ports = {S3_PORT: self._state.s3_port, **self.inner_ports}
+        command = weed_command(find_weed(), data, self._s3_config, ports)
         for former_master in data.glob("m[0-9]*"):
             shutil.rmtree(former_master)
         with self.log_path.open("wb") as log:
@@ -224,16 +204,6 @@ class DemoServer:
         return True
 
 
-def _weed() -> str:
-    """Beside the interpreter, where pip puts it whether or not the environment is activated."""
-    found = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
-    if found is None:
-        raise UsageError(
-            "the demo's S3 server is not installed; install it with: pip install 's3blobfs[demo]'"
-        )
-    return found
-
-
 def _write_private(path: Path, text: str) -> None:
     """Whole or not at all, and never readable for others."""
     new = path.with_name(f"{path.name}.new")
@@ -241,15 +211,6 @@ def _write_private(path: Path, text: str) -> None:
     new.touch(mode=0o600, exist_ok=False)
     new.write_text(text)
     new.replace(path)
-
-
-def _free_ports(count: int) -> list[int]:
-    """All different. Another process may take one before the server does; it does not come up then."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((LOOPBACK, 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _is_free(port: int) -> bool:

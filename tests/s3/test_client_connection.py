@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from s3blobfs.config import Encryption, S3Options
+from s3blobfs.demo.weed import free_ports
 from s3blobfs.errors import (
     AccessDenied,
     PermanentS3Error,
@@ -29,7 +30,7 @@ from s3blobfs.trace import Count, Tracer
 from tests.conftest import MakeBucket, UseServer
 from tests.s3.world import PART_BYTES, calls_of_both_planes, connected, quick
 from tests.support.proxy import RecordingProxy, WireFault
-from tests.support.servers import S3Server, free_ports
+from tests.support.servers import S3Server
 
 
 @pytest.mark.parametrize("plane", ["data", "control"])

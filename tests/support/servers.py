@@ -7,9 +7,7 @@ end of its log; it is ended by its own process id, never by name.
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
-import socket
 import subprocess
 import time
 import urllib.error
@@ -18,9 +16,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from s3blobfs.demo.weed import (
+    INNER_PORTS,
+    LOOPBACK,
+    S3_PORT,
+    find_weed,
+    free_ports,
+    s3_config_of,
+    weed_command,
+)
+
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 40.0
-LOOPBACK = "127.0.0.1"
+VOLUMES_MAX = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +72,6 @@ AWS_VARIABLES = (
 """Unset before a test."""
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that are free now, all different. Another process may take one before it is used: whoever
-    starts a server on one has to notice that it did not come up."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((LOOPBACK, 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 @contextlib.contextmanager
 def moto_server() -> Iterator[S3Server]:
     """moto's server in a thread of this process. Its state is shared by everything in the process."""
@@ -110,42 +108,20 @@ def weed_server(directory: Path, *, graceful: bool = False) -> Iterator[S3Server
 
 
 def _weed_command(directory: Path) -> tuple[S3Server, list[str]]:
-    """Every port is given: those left out have fixed defaults, on which two servers collide.
-
-    A bucket takes about seven volumes, and writes hang once there are none left: no limit to their number,
-    and small ones.
-    """
-    names = ("master.port", "volume.port", "filer.port", "s3.port")
-    ports = free_ports(2 * len(names))
+    ports = dict(zip((S3_PORT, *INNER_PORTS), free_ports(1 + len(INNER_PORTS)), strict=True))
     data = directory / "data"
     data.mkdir(parents=True, exist_ok=True)
     server = S3Server(
-        "weed", f"http://{LOOPBACK}:{ports[3]}", f"AK{secrets.token_hex(9).upper()}", secrets.token_hex(20)
-    )
-    credentials = {"accessKey": server.access_key_id, "secretKey": server.secret_access_key}
-    identity = {"name": "test", "credentials": [credentials], "actions": ["Admin"]}
-    config = directory / "s3.json"
-    config.write_text(json.dumps({"identities": [identity]}))
-    command = [
         "weed",
-        "server",
-        "-s3",
-        f"-ip={LOOPBACK}",
-        f"-ip.bind={LOOPBACK}",
-        f"-dir={data}",
-        f"-s3.config={config}",
-        "-s3.autoCreateBucket=false",
-        "-s3.port.iceberg=0",
-        "-s3.port.lance=0",
-        "-volume.preStopSeconds=0",
-        # A bucket takes about seven volumes, and each test makes one. The default, by free space, runs out.
-        "-volume.max=20000",
-        "-master.volumeSizeLimitMB=128",
-        "-master.telemetry=false",
-        *(f"-{name}={port}" for name, port in zip(names, ports, strict=False)),
-        *(f"-{name}.grpc={port}" for name, port in zip(names, ports[len(names) :], strict=True)),
-    ]
-    return server, command
+        f"http://{LOOPBACK}:{ports[S3_PORT]}",
+        f"AK{secrets.token_hex(9).upper()}",
+        secrets.token_hex(20),
+    )
+    config = directory / "s3.json"
+    config.write_text(s3_config_of("test", server.access_key_id, server.secret_access_key))
+    # Each test makes a bucket or more, and the default, by free space, runs out of volumes.
+    command = weed_command(find_weed(), data, config, ports, volumes_max=VOLUMES_MAX)
+    return server, [*command, "-s3.autoCreateBucket=false"]
 
 
 def _answers(endpoint_url: str) -> bool:
