@@ -152,12 +152,9 @@ class Core:
         return self.stores[inode.row.store_id].config
 
     async def discard_staged(self, rows: Sequence[UploadRow], keep: StagedFile | None = None) -> None:
-        """Remove the staged files of journal rows that are gone. One that the uploader is reading goes when
-        it has finished."""
-        if not rows:
-            return
-        # Until the commit a crash brings the rows back, and their files have to be there then.
-        await self.db.flush()
+        """Remove the staged files of journal rows that are gone, in favour of ``keep`` if there is one. One
+        that the uploader is reading goes when it has finished."""
+        doomed = []
         for row in rows:
             local = Local.of(self.stores[row.store_id].config.cached)
             try:
@@ -166,7 +163,13 @@ class Core:
                 log.warning("a staged file that is not needed any more stays: %s", error)
                 continue
             if staged is not keep:
-                await staged.discard()
+                doomed.append(staged)
+        if not doomed:
+            return
+        # Until the commit a crash brings the rows back, and their files have to be there then.
+        await self.uploader.secure(keep, promised=any(staged.promised for staged in doomed))
+        for staged in doomed:
+            await staged.discard()
 
     async def acknowledge(self) -> None:
         """The last step of a close or fsync that has changed something."""

@@ -83,6 +83,9 @@ class StagedFile:
         self._sparse = False
         self._sealing = False
         self._synced_name = ""
+        self.promised = False
+        """Bytes of it were synced, so somebody counts on them after a power failure; or an earlier mount may
+        have done so."""
         self._integrity = Integrity()
         self.gone = False
         """Discarded, or promoted into the cache."""
@@ -244,6 +247,7 @@ class StagedFile:
             if self._synced_name != name:
                 await in_disk_thread(partial(os.fsync, directory.fd))
                 self._synced_name = name
+            self.promised = True
 
     def _must_be_writable(self) -> None:
         self._must_be_open()
@@ -416,6 +420,7 @@ class StagedFile:
 
     def adopt_from_disk(self) -> None:
         """Learn length and accounts of a file that an earlier mount left."""
+        self.promised = True
         with self.opened() as file, self._layout.errors(f"stat of {self._where}"):
             status = os.fstat(file.fd)
             if self.digests is not None and self.digests.size_bytes != status.st_size:

@@ -221,6 +221,16 @@ class Uploader:
         for ticket in released:
             ticket.succeed()
 
+    async def secure(self, newer: StagedFile | None, *, promised: bool) -> None:
+        """Before staged files go whose journal rows are gone: the index outlives this process. ``promised``:
+        bytes of one of them were to survive a power failure as well, so what has taken their place,
+        ``newer``, does now. Raises what the index and the disk do."""
+        if promised and newer is not None:
+            await newer.sync()
+            await self._db.commit()
+        else:
+            await self._db.flush()
+
     async def barrier(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Return when everything submitted so far is in S3 and in the index, or superseded by something
         that is. ``progress(files_left, bytes_left)`` is called at the start and after each. A failing
@@ -344,7 +354,10 @@ class Uploader:
     async def _give_way(self, job: _Job) -> None:
         """A newer content of the file waits behind this one, or the file is gone."""
         await self._transfer.settle(job)
-        await self._db.flush()  # until then a crash brings the row back, and its file has to be there
+        # Until the commit a crash brings the row back, and its file has to be there then.
+        behind = self._schedule.jobs_of(job.upload.inode_id)[1:]
+        newer = self._jobs[behind[0]].staged if behind else None
+        await self.secure(newer, promised=job.staged.promised)
         await self._release(job)
 
     def _pass_on(self, job: _Job) -> None:

@@ -23,6 +23,7 @@ from s3blobfs.errors import (
     TierFull,
     TransientS3Error,
 )
+from s3blobfs.tier.staging import StagedFile
 from s3blobfs.types import Durability
 from tests.fs.calls import calm, find, opened_file, pattern, refused, resize, versions, xattr
 from tests.support.rig import BUCKET, ROOT, USER, Rig, Setup, open_rig
@@ -304,6 +305,42 @@ async def test_fsync_again_and_again(disk_setup: Setup) -> None:
         await rig.fs.fsync(opened.handle)
     async with open_rig(disk_setup) as rig:
         assert await rig.read_file(b"f") == b"012"
+
+
+async def test_what_takes_the_place_of_fsynced_bytes_is_on_the_disk_before_they_go(
+    disk_setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power failure could take both: the new bytes because nobody synced them, the old ones because
+    they were removed."""
+    events: list[tuple[str, StagedFile]] = []
+    sync, discard = StagedFile.sync, StagedFile.discard
+
+    async def recorded_sync(staged: StagedFile) -> None:
+        await sync(staged)
+        events.append(("synced", staged))
+
+    async def recorded_discard(staged: StagedFile) -> None:
+        events.append(("discarded", staged))
+        await discard(staged)
+
+    async with open_rig(disk_setup) as rig:
+        stall = rig.faults.on("put").stalls()
+        await rig.write_file(b"f", b"its upload is under way")
+        await stall.arrived.wait()
+        opened = await rig.fs.open((await find(rig, b"f")).inode_id, os.O_RDWR)
+        await rig.fs.write(opened.handle, 0, b"fsynced, and waits behind it")
+        monkeypatch.setattr(StagedFile, "sync", recorded_sync)
+        monkeypatch.setattr(StagedFile, "discard", recorded_discard)
+        await rig.fs.fsync(opened.handle)
+        await rig.fs.flush(opened.handle)
+        await rig.fs.write(opened.handle, 0, b"new")
+        await rig.fs.flush(opened.handle)
+        await rig.fs.release(opened.handle)
+        assert [what for what, _ in events] == ["synced", "synced", "discarded"]
+        (_, old), (_, new), (_, gone) = events
+        assert gone is old is not new
+        monkeypatch.undo()
+        stall.release()
 
 
 async def test_fsync_of_an_overwritten_file(disk_setup: Setup) -> None:
