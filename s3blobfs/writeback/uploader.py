@@ -33,87 +33,29 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import trio
 
 from s3blobfs.blobstore.protocol import BlobStore
-from s3blobfs.config import QueueOptions
 from s3blobfs.errors import S3BlobFSError, TierError, TierUnavailable, TransientS3Error, VolumeIndexError
 from s3blobfs.failpoints import Failpoint, reached
 from s3blobfs.index import dentries, uploads
 from s3blobfs.index.database import Database
-from s3blobfs.index.inodes import InodeRow
 from s3blobfs.index.transaction import Transaction
 from s3blobfs.index.uploads import UploadRow
-from s3blobfs.tier.cache import CacheEntry
 from s3blobfs.tier.staging import StagedFile
 from s3blobfs.tier.tier import Tier
-from s3blobfs.types import BlobContent
 from s3blobfs.writeback.admission import Admission, Load
+from s3blobfs.writeback.jobs import Job, Limits, PendingUploads, UploadListener
 from s3blobfs.writeback.reaper import Reaper
-from s3blobfs.writeback.schedule import Backoff, JobState, Schedule, ScheduleLimits
+from s3blobfs.writeback.schedule import JobState, Schedule
 from s3blobfs.writeback.tickets import Barrier, UploadTicket
-from s3blobfs.writeback.transfer import Committed, Content, Transfer
+from s3blobfs.writeback.transfer import Committed, Transfer
 
 __all__ = ["Limits", "PendingUploads", "UploadListener", "UploadTicket", "Uploader"]
 
 logger = logging.getLogger(__name__)
-
-
-class UploadListener(Protocol):
-    """Who wants to know that a content is in S3 now."""
-
-    def stored(self, upload_id: int, inode: InodeRow, blob: BlobContent, entry: CacheEntry | None) -> None:
-        """Called once per upload that became its inode's content, after the commit and before anyone who
-        waits for it is told. ``entry`` is the staged file's place in the cache, if it has one."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much waits, and how much is under way."""
-
-    queue: QueueOptions = field(default_factory=QueueOptions)
-    schedule: ScheduleLimits = field(default_factory=ScheduleLimits)
-    transient: Backoff = field(default_factory=lambda: Backoff(first_s=1.0, longest_s=60.0))
-    permanent: Backoff = field(default_factory=lambda: Backoff(first_s=15.0, longest_s=600.0))
-
-
-@dataclass(frozen=True, slots=True)
-class PendingUploads:
-    """What is not in S3 yet."""
-
-    files: int
-    bytes: int
-    oldest_ns: int | None
-    """When the one that waits longest was sealed."""
-    in_flight: int
-    last_error: str | None
-    """Of the uploads that failed and wait for their next attempt, the latest error."""
-
-
-@dataclass(eq=False, slots=True)
-class _Job(Content):
-    """An upload in the queue."""
-
-    tickets: list[UploadTicket] = field(default_factory=list)
-    """Its own, and those of contents it took the place of."""
-    failures: int = 0
-    logged: str = ""
-    forgotten: bool = False
-    """Nobody wants the content any more; its journal row is gone."""
-    giving_way: bool = False
-    """All that is left to do is to look for what a PUT in doubt has left."""
-    since: float = 0.0
-    """On trio's clock: when it was sealed."""
-    tried: trio.Event = field(default_factory=trio.Event)
-    """It is over, or has once tried in vain to give way."""
-
-    @property
-    def what(self) -> str:
-        return f"upload {self.upload.id} of inode {self.upload.inode_id}"
 
 
 class Uploader:
@@ -140,7 +82,7 @@ class Uploader:
         self._transfer = Transfer(db, stores, reaper, now_ns)
         self._jitter = jitter
         self._schedule = Schedule(self._limits.schedule)
-        self._jobs: dict[int, _Job] = {}
+        self._jobs: dict[int, Job] = {}
         self._bytes = 0
         self._parked: dict[int, list[UploadTicket]] = {}
         """By inode: of contents that were superseded by one that is not submitted yet."""
@@ -176,7 +118,7 @@ class Uploader:
         age_s = max(0, self._now_ns() - upload.created_ns) / 10**9 if recovered else 0.0
         if not self._jobs:
             self.admission.moved()
-        self._jobs[upload.id] = _Job(
+        self._jobs[upload.id] = Job(
             upload,
             upload.digests,
             staged,
@@ -301,7 +243,7 @@ class Uploader:
         with trio.CancelScope(deadline=float("inf") if next_time is None else next_time):
             await self._wake.wait()
 
-    async def _upload(self, job: _Job) -> None:
+    async def _upload(self, job: Job) -> None:
         job.giving_way = job.forgotten or len(self._schedule.jobs_of(job.upload.inode_id)) > 1
         try:
             if job.giving_way:
@@ -315,7 +257,7 @@ class Uploader:
         except S3BlobFSError as error:
             await self._failed(job, error)
 
-    async def _attempt(self, job: _Job) -> None:
+    async def _attempt(self, job: Job) -> None:
         committed = await self._transfer.store(job)
         if committed is None:
             await self._release(job)
@@ -324,7 +266,7 @@ class Uploader:
 
     # -- ends ------------------------------------------------------------------------------------------
 
-    async def _settle(self, job: _Job, committed: Committed) -> None:
+    async def _settle(self, job: Job, committed: Committed) -> None:
         """The content is in S3 and in the index."""
         blob = committed.blob
         entry = None
@@ -341,7 +283,7 @@ class Uploader:
         for ticket in job.tickets:
             ticket.succeed()
 
-    async def _release(self, job: _Job) -> None:
+    async def _release(self, job: Job) -> None:
         """Nobody wants the content any more; or a newer one does not exist yet, and waiters wait for it."""
         await self._discard(job)
         self._end(job)
@@ -351,7 +293,7 @@ class Uploader:
         else:
             self._pass_on(job)
 
-    async def _give_way(self, job: _Job) -> None:
+    async def _give_way(self, job: Job) -> None:
         """A newer content of the file waits behind this one, or the file is gone."""
         await self._transfer.settle(job)
         # Until the commit a crash brings the row back, and its file has to be there then.
@@ -360,7 +302,7 @@ class Uploader:
         await self.secure(newer, promised=job.staged.promised)
         await self._release(job)
 
-    def _pass_on(self, job: _Job) -> None:
+    def _pass_on(self, job: Job) -> None:
         """Who waits for this upload waits for the next one of the file."""
         successors = self._schedule.jobs_of(job.upload.inode_id)
         if successors:
@@ -368,13 +310,13 @@ class Uploader:
         else:
             self._parked.setdefault(job.upload.inode_id, []).extend(job.tickets)
 
-    async def _discard(self, job: _Job) -> None:
+    async def _discard(self, job: Job) -> None:
         try:
             await job.staged.discard()
         except TierError as error:
             logger.warning("%s is over, but its staged file stays: %s", job.what, error)
 
-    async def _failed(self, job: _Job, error: S3BlobFSError) -> None:
+    async def _failed(self, job: Job, error: S3BlobFSError) -> None:
         if job.forgotten and not job.giving_way:
             self._schedule.retry(job.upload.id, trio.current_time())  # not to upload it, but to give way
             self._wake.set()
@@ -422,17 +364,17 @@ class Uploader:
         for ticket in job.tickets:
             ticket.fail(error)
 
-    def _note_failure(self, tx: Transaction, job: _Job, message: str) -> bytes | None:
+    def _note_failure(self, tx: Transaction, job: Job, message: str) -> bytes | None:
         uploads.failed(tx, job.upload.id, message)
         return dentries.path_of(tx, job.upload.inode_id)
 
-    def _end(self, job: _Job) -> None:
+    def _end(self, job: Job) -> None:
         """A running job is over."""
         self._schedule.done(job.upload.id)
         self._remove(job.upload.id)
         self._wake.set()
 
-    def _remove(self, upload_id: int) -> _Job:
+    def _remove(self, upload_id: int) -> Job:
         job = self._jobs.pop(upload_id)
         job.tried.set()
         self._bytes -= job.upload.size_bytes
