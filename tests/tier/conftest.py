@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from s3blobfs.config import MIB, ReadOptions, TierOptions
 from s3blobfs.tier.tier import Tier
@@ -66,3 +67,10 @@ def make_tier(tmp_path: Path, tracer: Tracer) -> Iterator[MakeTier]:
 @pytest.fixture
 def tier(make_tier: MakeTier) -> Tier:
     return make_tier()
+
+
+@pytest.fixture
+async def running(tier: Tier, nursery: trio.Nursery) -> Tier:
+    await tier.start()
+    await nursery.start(tier.run)
+    return tier

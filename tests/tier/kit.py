@@ -21,6 +21,9 @@ SMALL_READS = ReadOptions(
     small_file_bytes=256 * KIB, window_bytes=512 * KIB, parallel_windows=4, memory_limit_bytes=4 * MIB
 )
 """Small windows, so that a content of some mebibytes has many."""
+SMALL, WINDOW = SMALL_READS.small_file_bytes, SMALL_READS.window_bytes
+READ_EDGES = [0, 1, SMALL - 1, SMALL, SMALL + 1, WINDOW, WINDOW + 1, 2 * WINDOW + BLOCK, 5 * MIB + 3]
+"""Sizes of contents at which reading does something else."""
 
 
 def random_bytes(size_bytes: int, seed: int = 1) -> bytes:

@@ -22,7 +22,10 @@ from s3blobfs.trace import Count, Local, Tracer
 from tests.tier.conftest import MakeTier
 from tests.tier.kit import (
     BLOCK,
+    READ_EDGES,
+    SMALL,
     SMALL_READS,
+    WINDOW,
     FakeSource,
     assert_no_leftovers,
     blob_of,
@@ -34,18 +37,8 @@ from tests.tier.kit import (
     settled,
 )
 
-SMALL, WINDOW = SMALL_READS.small_file_bytes, SMALL_READS.window_bytes
-EDGES = [0, 1, SMALL - 1, SMALL, SMALL + 1, WINDOW, WINDOW + 1, 2 * WINDOW + BLOCK, 5 * MIB + 3]
 
-
-@pytest.fixture
-async def running(tier: Tier, nursery: trio.Nursery) -> Tier:
-    await tier.start()
-    await nursery.start(tier.run)
-    return tier
-
-
-@pytest.mark.parametrize("size", EDGES)
+@pytest.mark.parametrize("size", READ_EDGES)
 @pytest.mark.parametrize("checksums", [True, False])
 async def test_read_through_and_from_the_cache(
     running: Tier, tracer: Tracer, size: int, checksums: bool

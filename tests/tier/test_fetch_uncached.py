@@ -22,7 +22,10 @@ from s3blobfs.trace import Count, Tracer
 from tests.tier.conftest import MakeTier
 from tests.tier.kit import (
     BLOCK,
+    READ_EDGES,
+    SMALL,
     SMALL_READS,
+    WINDOW,
     FakeSource,
     blob_of,
     cancelled_when_blocked,
@@ -33,12 +36,10 @@ from tests.tier.kit import (
     settled,
 )
 
-SMALL, WINDOW = SMALL_READS.small_file_bytes, SMALL_READS.window_bytes
-EDGES = [0, 1, SMALL - 1, SMALL, SMALL + 1, WINDOW, WINDOW + 1, 2 * WINDOW + BLOCK, 5 * MIB + 3]
-
 
 @pytest.fixture
 async def running(tier: Tier, nursery: trio.Nursery) -> Tier:
+    """Not even started, which would leave the file of its session on the disk."""
     await nursery.start(tier.run)
     return tier
 
@@ -47,7 +48,7 @@ def files_below(directory: Path) -> list[Path]:
     return [path for path in directory.rglob("*") if not path.is_dir()]
 
 
-@pytest.mark.parametrize("size", EDGES)
+@pytest.mark.parametrize("size", READ_EDGES)
 @pytest.mark.parametrize("checksums", [True, False])
 async def test_all_is_read_once_and_nothing_is_on_the_disk(
     running: Tier, tracer: Tracer, size: int, checksums: bool
