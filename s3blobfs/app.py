@@ -202,6 +202,7 @@ class _Mount:
                 read_only=options.read_only,
                 index_copy=shipper,
                 index_sync=options.index_copy.sync,
+                access_times=options.access_times,
                 control_path=str(self._paths.control_socket),
             )
             self._filesystem = filesystem

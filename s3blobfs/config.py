@@ -155,6 +155,14 @@ class VolumeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AccessTimes:
+    """Of what reads renew the access time; where they do, as with ``relatime`` (mount(8))."""
+
+    files: bool = True
+    directories: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class MountOptions:
     """How one mount behaves."""
 
@@ -167,6 +175,7 @@ class MountOptions:
     """``None``: the volume's."""
     read_only: bool = False
     allow_other: bool = False
+    access_times: AccessTimes = field(default_factory=AccessTimes)
     trace_file: Path | None = None
     trace_client: str = "client"
     entry_timeout_s: float = 300.0

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import click
 
-KERNEL_OPTIONS = frozenset({"noexec", "nosuid", "nodev", "noatime", "nodiratime", "sync", "dirsync"})
+KERNEL_OPTIONS = frozenset({"noexec", "nosuid", "nodev", "sync", "dirsync"})
 """Handed to the kernel."""
 
 IGNORED_OPTIONS = frozenset(

@@ -13,6 +13,7 @@ from s3blobfs.cli.fstab import parse_options
 from s3blobfs.cli.params import DURABILITY, PATH, duration, s3_options, s3_uri, size, take_s3_options
 from s3blobfs.config import (
     DAY_S,
+    AccessTimes,
     FuseExtension,
     IndexCopyOptions,
     MountOptions,
@@ -51,7 +52,7 @@ _FSTAB_NAMES = frozenset(
         *("index", "cache_dir", "cache_size", "durability", "read_only", "allow_other", "trace"),
         *("trace_client", "endpoint_url", "region", "profile", "path_style", "ca_bundle", "sse_s3"),
         *("queue_size", "queue_files", "queue_age", "index_sync", "index_lag", "index_retention"),
-        "fuse_extension",
+        *("noatime", "nodiratime", "fuse_extension"),
         *("sse_kms_key_id", "storage_class", "request_timeout", "total_timeout"),
     }
 )
@@ -89,6 +90,8 @@ _FSTAB_NAMES = frozenset(
     help="With --durability disk: writers are slowed, too, while a file waits for its upload for longer.",
 )  # fmt: skip
 @click.option("--read-only", is_flag=True, help="Refuse all changes.")
+@click.option("--noatime", is_flag=True, help="Reads leave access times as they are.")
+@click.option("--nodiratime", is_flag=True, help="Listings leave those of directories as they are.")
 @click.option("--allow-other", is_flag=True, help="Let other users in, by the files' permissions.")
 @click.option(
     "--trace", type=PATH, metavar="FILE", help="Draw what happens as a sequence diagram (PlantUML)."
@@ -120,8 +123,8 @@ _FSTAB_NAMES = frozenset(
 @click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error.")
 @click.option(
     "-o", "options", multiple=True, expose_value=False, is_eager=True, callback=_take_options,
-    metavar="OPTION,…", help="Options as in fstab(5): ro, allow_other, noexec, nosuid, nodev, and those "
-    "above as cache_size=5G.",
+    metavar="OPTION,…", help="Options as in fstab(5): ro, noatime, allow_other, noexec, nosuid, nodev, and "
+    "those above as cache_size=5G.",
 )  # fmt: skip
 @click.option("-n", "-s", "-v", "_", is_flag=True, hidden=True, expose_value=False)  # of mount(8)
 @click.option("--ready-fd", type=int, hidden=True)
@@ -213,6 +216,9 @@ def _options(
         durability=Durability(values["durability"]) if values["durability"] else None,
         read_only=values["read_only"],
         allow_other=values["allow_other"],
+        access_times=AccessTimes(
+            files=not values["noatime"], directories=not (values["noatime"] or values["nodiratime"])
+        ),
         trace_file=trace_file.absolute() if trace_file else None,
         trace_client=values["trace_client"],
         index_copy=IndexCopyOptions(

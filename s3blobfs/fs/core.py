@@ -13,7 +13,7 @@ import trio
 import trio.lowlevel
 
 from s3blobfs.blobstore.protocol import BlobStore
-from s3blobfs.config import NAME_MAX_BYTES
+from s3blobfs.config import NAME_MAX_BYTES, AccessTimes
 from s3blobfs.errors import FilesystemError, TierUnavailable
 from s3blobfs.fs.handles import HandleTable
 from s3blobfs.fs.incore import InCoreInode, InodeTable
@@ -30,6 +30,9 @@ from s3blobfs.writeback.reaper import Reaper
 from s3blobfs.writeback.uploader import Uploader
 
 log = logging.getLogger(__name__)
+
+RELATIME_NS = 24 * 3600 * 10**9
+"""mount(8) relatime: atime is renewed when it is older than this, or not newer than mtime or ctime."""
 
 
 class Notifier(Protocol):
@@ -99,6 +102,7 @@ class Core:
     index_copy: IndexCopy = field(default_factory=NoIndexCopy)
     index_sync: bool = False
     """With durability ``s3``, what is acknowledged is in the copy of the index, too."""
+    access_times: AccessTimes = field(default_factory=AccessTimes)
     now_ns: Callable[[], int] = time.time_ns
     inodes: InodeTable = field(default_factory=InodeTable)
     handles: HandleTable = field(default_factory=HandleTable)
@@ -119,6 +123,19 @@ class Core:
         # gives up all its references at once.
         inode.lookup_count = max(1, inode.lookup_count)
         return inode
+
+    def mark_access(self, inode: InCoreInode) -> None:
+        """A read renews the access time as with relatime, in core until the inode's row is written for
+        another reason or leaves core."""
+        wanted = self.access_times.directories if inode.is_directory else self.access_times.files
+        if self.read_only or not wanted:
+            return
+        now = self.now_ns()
+        atime = inode.row.atime_ns if inode.atime_ns is None else inode.atime_ns
+        mtime = inode.row.mtime_ns if inode.mtime_ns is None else inode.mtime_ns
+        ctime = inode.row.ctime_ns if inode.ctime_ns is None else inode.ctime_ns
+        if atime <= mtime or atime <= ctime or now - atime >= RELATIME_NS:
+            inode.atime_ns = now
 
     async def make_room(self) -> None:
         """Evict inodes that were not used for longest, if there are too many in core."""

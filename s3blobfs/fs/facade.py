@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from s3blobfs.blobstore.protocol import BlobStore
+from s3blobfs.config import AccessTimes
 from s3blobfs.errors import FilesystemError, S3BlobFSError
 from s3blobfs.fs.attributes import AttributeChanges, Attributes, Caller, FilesystemUsage
 from s3blobfs.fs.changing import Changing
@@ -77,6 +78,7 @@ class Filesystem:
         notifier: Notifier | None = None,
         index_copy: IndexCopy | None = None,
         index_sync: bool = False,
+        access_times: AccessTimes | None = None,
         control_path: str | None = None,
         now_ns: Callable[[], int] = time.time_ns,
         new_object_id: Callable[[], str] = lambda: uuid.uuid4().hex,
@@ -95,6 +97,7 @@ class Filesystem:
             notifier=notifier or SilentNotifier(),
             index_copy=index_copy or NoIndexCopy(),
             index_sync=index_sync,
+            access_times=access_times or AccessTimes(),
             now_ns=now_ns,
         )
         self._namespace = Namespace(core, new_object_id)

@@ -46,6 +46,8 @@ class Listing:
         """About ``limit`` entries behind cookie ``after`` (0: from the start); none at the end. What is there
         all the time is listed exactly once."""
         core, directory = self._core, handle.inode
+        if after == 0:
+            core.mark_access(directory)
         entries = []
         if after < DOT_COOKIES and not directory.removed:
             parent_id = await core.db.read(lambda tx: dentries.parent_of(tx, directory.id))

@@ -17,9 +17,6 @@ from s3blobfs.types import BlobContent
 
 log = logging.getLogger(__name__)
 
-RELATIME_NS = 24 * 3600 * 10**9
-"""mount(8) relatime: atime is renewed when it is older than this, or not newer than mtime or ctime."""
-
 
 class Reading:
     def __init__(self, core: Core) -> None:
@@ -35,7 +32,7 @@ class Reading:
         inode = handle.inode
         content = inode.content
         assert content is not None
-        self._touch_atime(inode)
+        self._core.mark_access(inode)
         staged = content.staged
         if staged is not None:
             staged.pin()
@@ -101,19 +98,6 @@ class Reading:
             handle.left_readers.append(handle.reader)
             handle.reader = handle.reader_blob_id = None
         await self._close_left_readers(handle)
-
-    # -- atime ---------------------------------------------------------------------------------------
-
-    def _touch_atime(self, inode: InCoreInode) -> None:
-        """relatime, kept in core until the inode's row is written for another reason or leaves core."""
-        if self._core.read_only:
-            return
-        now = self._core.now_ns()
-        atime = inode.row.atime_ns if inode.atime_ns is None else inode.atime_ns
-        mtime = inode.row.mtime_ns if inode.mtime_ns is None else inode.mtime_ns
-        ctime = inode.row.ctime_ns if inode.ctime_ns is None else inode.ctime_ns
-        if atime <= mtime or atime <= ctime or now - atime >= RELATIME_NS:
-            inode.atime_ns = now
 
     # -- trace ---------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from s3blobfs.config import OBJECT_MAX_BYTES
+from s3blobfs.config import OBJECT_MAX_BYTES, AccessTimes
 from s3blobfs.fs.attributes import AttributeChanges, Caller
 from s3blobfs.types import Keying
 from tests.fs.calls import Clock, find, make_file, opened_file, pattern, refused, resize, versions, xattr
@@ -101,6 +101,30 @@ async def test_writes_mark_mtime_and_ctime_in_nanoseconds(timed: Rig, clock: Clo
         clock.tick()
     after = await timed.fs.getattr(made.inode_id)
     assert (after.mtime_ns, after.ctime_ns) == (now, now)
+
+
+@pytest.mark.parametrize(
+    ("access_times", "of_file", "of_directory"),
+    [
+        (AccessTimes(), True, True),
+        (AccessTimes(directories=False), True, False),
+        (AccessTimes(files=False, directories=False), False, False),
+    ],
+)
+async def test_whose_access_times_are_renewed(
+    tmp_path: Path, clock: Clock, access_times: AccessTimes, *, of_file: bool, of_directory: bool
+) -> None:
+    async with open_rig(Setup(tmp_path / "volume", now_ns=clock, access_times=access_times)) as rig:
+        directory = await rig.fs.mkdir(ROOT, b"d", 0o755, USER)
+        made = await rig.write_file(b"f", b"content", parent=directory.inode_id)
+        now = clock.tick()
+        handle = await rig.fs.opendir(directory.inode_id)
+        await rig.fs.readdir(handle, 0)
+        await rig.fs.releasedir(handle)
+        async with opened_file(rig, made.inode_id) as handle:
+            await rig.fs.read(handle, 0, 7)
+        assert ((await rig.fs.getattr(made.inode_id)).atime_ns == now) is of_file
+        assert ((await rig.fs.getattr(directory.inode_id)).atime_ns == now) is of_directory
 
 
 async def test_opening_and_closing_marks_nothing(timed: Rig, clock: Clock) -> None:

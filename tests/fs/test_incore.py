@@ -84,7 +84,7 @@ def test_what_a_call_holds_is_the_same_object_when_it_comes_back() -> None:
     held = table.admit(row(1000))
     fill(table, 10 * LIMIT)
     assert 1000 not in [inode.id for inode in table]
-    newer = replace(held.row, size_bytes=7, change=2)
+    newer = held.row._replace(size_bytes=7, change=2)
     assert table.admit(newer) is held
     assert held.size_bytes == 7
     assert 1000 in [inode.id for inode in table]

@@ -16,7 +16,7 @@ import trio
 
 from s3blobfs.blobstore.open import open_store
 from s3blobfs.blobstore.protocol import BlobStore
-from s3blobfs.config import MIB, QueueOptions, ReadOptions, TierOptions
+from s3blobfs.config import MIB, AccessTimes, QueueOptions, ReadOptions, TierOptions
 from s3blobfs.fs.attributes import Attributes, Caller
 from s3blobfs.fs.facade import Filesystem
 from s3blobfs.index import inodes, stores
@@ -49,6 +49,7 @@ class Setup:
     read: ReadOptions = field(default_factory=ReadOptions)
     server: FakeS3 = field(default_factory=FakeS3)
     grace_s: float = 3600.0
+    access_times: AccessTimes = field(default_factory=AccessTimes)
     now_ns: Callable[[], int] = time.time_ns
 
     @property
@@ -156,6 +157,7 @@ async def open_rig(setup: Setup, *, check: bool = True) -> AsyncIterator[Rig]:
             reaper=reaper,
             tracer=tracer,
             durability=setup.durability,
+            access_times=setup.access_times,
             now_ns=setup.now_ns,
         )
         await nursery.start(db.run)
