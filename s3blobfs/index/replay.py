@@ -25,6 +25,7 @@ class Replay:
             self._connection = connect.connect(path)
             try:
                 connect.verify(self._connection, path)
+                schema.require_ours(self._connection)
                 self._connection.execute("PRAGMA foreign_keys = OFF")
                 self._connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
                 self._connection.pragma("journal_mode", "WAL")

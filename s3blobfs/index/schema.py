@@ -336,6 +336,23 @@ def require_newest(connection: apsw.Connection, migrations: Sequence[str]) -> No
         raise IndexUnavailable("the index is of an older version; open it for writing once to migrate it")
 
 
+def require_ours(connection: apsw.Connection) -> None:
+    """That a file from elsewhere has the tables, indexes and triggers of its version and nothing else: what a
+    schema says is run by whoever writes to the file. Raises :class:`IndexDamaged`, :class:`IndexTooNew`."""
+    version = known_version(connection, MIGRATIONS)
+    model = apsw.Connection(":memory:")
+    try:
+        for sql in MIGRATIONS[:version]:
+            model.execute(sql).fetchall()
+        query = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name"
+        expected, found = model.execute(query).fetchall(), connection.execute(query).fetchall()
+    finally:
+        model.close(True)
+    if found != expected:
+        strange = sorted(str(each[1])[:40] for each in set(found) ^ set(expected))
+        raise IndexDamaged(f"the schema is not that of an index of ours: see {', '.join(strange[:5])}")
+
+
 def known_version(connection: apsw.Connection, migrations: Sequence[str]) -> int:
     """Raises :class:`IndexTooNew`."""
     version: int = connection.pragma("user_version")

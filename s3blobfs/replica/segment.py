@@ -38,6 +38,12 @@ HEADER_MAX_BYTES = 64 * 1024
 PAYLOAD_MAX_BYTES = 2 * GIB
 """Unpacked: what a header may claim. A hostile one must not make this process take more."""
 _COMPRESSION = 6
+_TYPES = {
+    **dict.fromkeys(("kind", "volume_id", "previous", "writer"), str),
+    **dict.fromkeys(
+        ("number", "after_sequence", "sequence", "schema_version", "made_ns", "payload_bytes"), int
+    ),
+}
 _LENGTH = struct.Struct(">I")
 _LONG_LENGTH = struct.Struct(">Q")
 
@@ -111,6 +117,8 @@ def unpack(segment: Segment) -> list[Changes]:
             if len(changeset) != length:
                 raise ValueError("a changeset ends early")
             at += length
+            require_types(head, {"sequence": int, "made_ns": int, "ids": dict}, where)
+            require_types(head["ids"], dict.fromkeys(head["ids"], int), where)
             changes.append(Changes(head["sequence"], head["made_ns"], head["ids"], changeset))
     except (ValueError, KeyError, TypeError, struct.error) as error:
         raise DamagedContent(f"{where} is not what its writer meant: {error!r}") from error
@@ -143,6 +151,7 @@ def decode(data: bytes, where: str) -> tuple[Segment, str]:
     if hashlib.sha256(body).digest() != digest:
         raise DamagedContent(f"{where} is damaged: its checksum does not match")
     header, at = unframe(MAGIC, body, where)
+    require_types(header, _TYPES, where)
     try:
         segment = Segment(
             number=header["number"],
@@ -187,13 +196,24 @@ def unframe(magic: bytes, data: bytes, where: str) -> tuple[dict[str, Any], int]
     try:
         header = json.loads(data[start : start + length])
         known = header["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedContent(f"{where} has a header that cannot be read: {error!r}") from error
     if known != FORMAT:
         raise DamagedContent(
             f"{where} has format {known!r} and this program knows format {FORMAT}: use the newer program"
         )
     return header, start + length
+
+
+def require_types(header: Mapping[str, Any], types: Mapping[str, type], where: str) -> None:
+    """That a header has what it must have, and of the kind that it is used as: anybody who may write to the
+    bucket can have made it. Numbers are not negative. Raises :class:`DamagedContent`."""
+    if not isinstance(header, dict):
+        raise DamagedContent(f"{where} has a header that is none")
+    for name, kind in types.items():
+        value = header.get(name)
+        if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**63):
+            raise DamagedContent(f"{where} has a header that makes no sense: {name} is {str(value)[:40]!r}")
 
 
 def inflate(data: bytes, size_bytes: int, where: str) -> bytes:

@@ -22,11 +22,15 @@ import trio
 
 from s3blobfs.config import MIB
 from s3blobfs.errors import DamagedContent
-from s3blobfs.replica.segment import DIGEST_BYTES, FORMAT, HEADER_MAX_BYTES, frame, unframe
+from s3blobfs.replica.segment import DIGEST_BYTES, FORMAT, HEADER_MAX_BYTES, frame, require_types, unframe
 from s3blobfs.s3.protocol import ObjectClient, ObjectInfo
 
 MAGIC = b"S3BFSNP1"
 CHUNK_BYTES = 4 * MIB
+_TYPES = {
+    **dict.fromkeys(("volume_id", "digest"), str),
+    **dict.fromkeys(("number", "sequence", "schema_version", "made_ns", "database_bytes"), int),
+}
 _COMPRESSION = 3
 """Index pages shrink to a quarter at any level; the higher ones only take longer."""
 
@@ -148,6 +152,7 @@ class _Unpacking:
 
 def _header(data: bytes, where: str) -> tuple[SnapshotHeader, int]:
     header, at = unframe(MAGIC, data, where)
+    require_types(header, _TYPES, where)
     try:
         header.pop("format")
         return SnapshotHeader(**header), at
