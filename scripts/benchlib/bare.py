@@ -26,11 +26,11 @@ class BareS3(InThisProcess):
 
     name = "S3"
 
-    def __init__(self, endpoint_url: str, scale: Scale) -> None:
+    def __init__(self, endpoint_url: str, scale: Scale, bucket: str = BUCKET) -> None:
         self._options = S3Options(endpoint_url=endpoint_url)
         connection = S3Connection(self._options)
-        connection.boto.create_bucket(Bucket=BUCKET)
-        self._store = connection.obstore(BUCKET)
+        connection.boto.create_bucket(Bucket=bucket)
+        self._store = connection.obstore(bucket)
         connection.close()
         self._scale = scale
 

@@ -15,6 +15,9 @@ from rich.console import Console
 from benchlib.bare import BareS3
 from benchlib.content import WrongBytes
 from benchlib.kernel import KERNEL_ROWS, SETTINGS, run_settings
+from benchlib.options import DIRECTORY, FILE, names
+from benchlib.options import size as size_of
+from benchlib.peers.command import peers
 from benchlib.place import QUICK, Scale
 from benchlib.report import as_json, as_markdown, as_table
 from benchlib.results import Results
@@ -22,45 +25,28 @@ from benchlib.rows import ROWS
 from benchlib.run import chosen_rows, run
 from benchlib.targets import filesystem_type
 from benchlib.volume import MODES, CommandFailed
-from s3blobfs.config import parse_size
-from s3blobfs.errors import S3BlobFSError, UsageError
+from s3blobfs.errors import S3BlobFSError
 
 _DEFAULT_MODES = "digest,versioned,digest-disk,versioned-disk"
 _ROUNDS, _QUICK_ROUNDS = 3, 1
 
 
-def _names(known: tuple[str, ...], text: str) -> list[str]:
-    names = [name for name in text.split(",") if name]
-    for name in names:
-        if name not in known:
-            raise click.BadParameter(f"unknown: {name!r}; known are {', '.join(known)}")
-    return names
-
-
 def _modes(text: str) -> list[str]:
-    return _names(tuple(MODES), text)
+    return names(MODES, text)
 
 
 def _rows(text: str) -> list[str]:
-    return _names(tuple(ROWS), text)
+    return names(ROWS, text)
 
 
 def _settings(text: str) -> list[str]:
-    return list(SETTINGS) if text == "all" else _names(tuple(SETTINGS), text)
+    return list(SETTINGS) if text == "all" else names(SETTINGS, text)
 
 
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except UsageError as error:
-        raise click.BadParameter(str(error)) from error
-
-
-_FILE = click.Path(dir_okay=False, path_type=Path)
-_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.option("--quick", is_flag=True, help="Tiny sizes and one round, in seconds: whether it works at all.")
 @click.option(
     "--modes", type=_modes, default=_DEFAULT_MODES, show_default=True, metavar="MODE,…",
@@ -70,10 +56,10 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
     "--rows", type=_rows, default="", metavar="ROW,…", help=f"Rows to measure, of: {', '.join(ROWS)}."
 )
 @click.option("--rounds", type=click.IntRange(1), help=f"{_ROUNDS} if not given; medians are shown.")
-@click.option("--size", type=_size, metavar="SIZE", help="Of the large file; 64M if not given.")
+@click.option("--size", type=size_of, metavar="SIZE", help="Of the large file; 64M if not given.")
 @click.option("--files", type=click.IntRange(1), metavar="N", help="Small files; 1000 if not given.")
 @click.option(
-    "--directory", type=_DIRECTORY, metavar="DIR",
+    "--directory", type=DIRECTORY, metavar="DIR",
     help="Where everything is kept meanwhile; decides which disk is measured. In the temporary directory if "
     "not given.",
 )  # fmt: skip
@@ -82,9 +68,11 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
     help="Instead: how settings of the kernel's side change the speed, compared with the first of them. One "
     f"or more of {', '.join(SETTINGS)}; or 'all'.",
 )  # fmt: skip
-@click.option("--json", "json_path", type=_FILE, metavar="FILE", help="Write the results as JSON.")
-@click.option("--markdown", "markdown_path", type=_FILE, metavar="FILE", help="Write ratios as Markdown.")
+@click.option("--json", "json_path", type=FILE, metavar="FILE", help="Write the results as JSON.")
+@click.option("--markdown", "markdown_path", type=FILE, metavar="FILE", help="Write ratios as Markdown.")
+@click.pass_context
 def main(
+    context: click.Context,
     quick: bool,
     modes: list[str],
     rows: list[str],
@@ -109,7 +97,10 @@ def main(
         scripts/bench --json bench.json --markdown bench.md
         scripts/bench --modes digest --rows large-write,large-read-cold --size 1G --rounds 5
         scripts/bench --kernel all
+        scripts/bench peers --help
     """
+    if context.invoked_subcommand is not None:
+        return
     scale = QUICK if quick else Scale()
     if size is not None:
         scale = replace(scale, large_bytes=size)
@@ -141,6 +132,9 @@ def _report(
     if markdown_path is not None:
         measured = [target for target in results.targets() if target not in limits]
         markdown_path.write_text(as_markdown(results, titles, measured, limits))
+
+
+main.add_command(peers)
 
 
 def _end(*_: object) -> None:

@@ -12,9 +12,9 @@ from typing import Protocol
 
 from benchlib.targets import Target
 from benchlib.usage import Usage
+from benchlib.waiting import wait_until
 from s3blobfs.config import MIB
 
-_LOOK_AGAIN_S = 0.002
 _STORED_TIMEOUT_S = 300.0
 
 
@@ -72,6 +72,7 @@ class Watch:
         self._storage = storage
         self._requests = requests
         self._not_counted_s = 0.0
+        self._not_counted_cpu_s = 0.0
         self._seconds: float | None = None
         self._settled_s = 0.0
         self._used = Usage(0.0)
@@ -99,16 +100,18 @@ class Watch:
         :class:`NotStored`."""
         if self._storage is None or not paths:
             return
-        deadline = time.perf_counter() + _STORED_TIMEOUT_S
-        while True:
-            self._storage.wait_until_stored()
-            looked = time.perf_counter()
-            if self._storage.shows(paths):
+        storage = self._storage
+
+        def are_stored() -> bool:
+            storage.wait_until_stored()
+            looked, before = time.perf_counter(), self._target.usage()
+            if confirmed := storage.shows(paths):
                 self._not_counted_s += time.perf_counter() - looked
-                return
-            if looked > deadline:
-                raise NotStored(f"{self._target.name}: not in S3 after {_STORED_TIMEOUT_S:.0f} s")
-            time.sleep(_LOOK_AGAIN_S)
+                self._not_counted_cpu_s += self._target.usage().since(before).cpu_s
+            return confirmed
+
+        if not wait_until(are_stored, _STORED_TIMEOUT_S):
+            raise NotStored(f"{self._target.name}: not in S3 after {_STORED_TIMEOUT_S:.0f} s")
 
     def sample(self, unit: Unit, amount: int) -> Sample:
         assert self._seconds is not None, "the row measured nothing"
@@ -116,7 +119,7 @@ class Watch:
             seconds=self._seconds,
             settled_s=self._settled_s,
             rate=amount / self._seconds / (MIB if unit is Unit.BYTES else 1),
-            cpu_s=self._used.cpu_s,
+            cpu_s=self._used.cpu_s - self._not_counted_cpu_s,
             peak_memory_bytes=self._peak_memory_bytes,
             requests=self._used.requests,
         )

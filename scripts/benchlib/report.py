@@ -39,7 +39,7 @@ def as_table(results: Results, target: str, titles: Mapping[str, str], limits: S
             *(_ratio(results.ratio(row, target, limit)) for limit in limits),
             f"{result.cpu_s:.2f}",
             f"{peak / MIB:.0f} MiB" if peak is not None else "",
-            _requests(result),
+            requests_of(result),
         )
     return table
 
@@ -57,7 +57,7 @@ def as_markdown(
     for row in results.samples:
         cells = [_ratio(results.ratio(row, target, limit)) for target in targets for limit in limits]
         measured = [result for target in targets if (result := results.of(row, target)) is not None]
-        requests = list(dict.fromkeys(_requests(result) or "none" for result in measured))
+        requests = list(dict.fromkeys(requests_of(result) or "none" for result in measured))
         spread = max((result.spread for result in measured), default=0.0)
         lines.append(f"| {titles[row]} | {' | '.join([*cells, '; '.join(requests), f'{spread:.0%}'])} |")
     return "\n".join(lines) + "\n"
@@ -90,7 +90,8 @@ def short(ratio: float) -> str:
     return f"{ratio:.2g}" if ratio < 100 else f"{ratio:.0f}"
 
 
-def _requests(result: Result) -> str:
+def requests_of(result: Result) -> str:
+    """In words."""
     return ", ".join(
         f"{count:,} {_KINDS.get(kind, kind)}" for kind, count in result.requests.items() if count
     )

@@ -23,7 +23,7 @@ from s3blobfs.config import KIB, MIB
 # -- one large file ------------------------------------------------------------------------------------
 
 
-@row("write a large file, until close returns", Unit.BYTES)
+@row("write a large file", Unit.BYTES)
 def large_write(place: Place, watch: Watch) -> int:
     content, path = place.large_content, place.path("large")
     with watch(stores=[path]):
