@@ -5,22 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from s3blobfs.demo.process import ProcessId
-from s3blobfs.volume.lock import find_holder
-from s3blobfs.volume.mountpoint import State, state_of
 from s3blobfs.volume.paths import VolumePaths
+from tests.support.commands import COMMAND, end_mount, process_behind, run_s3blobfs
 from tests.support.servers import S3Server
 
-COMMAND_TIMEOUT_S = 90.0
-END_TIMEOUT_S = 30.0
-COMMAND = (sys.executable, "-P", "-m", "s3blobfs")
+__all__ = ["COMMAND", "CommandLine", "Outcome", "command_line", "run_command"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +38,7 @@ def run_command(
     *arguments: str | Path, environment: dict[str, str] | None = None, cwd: Path | None = None
 ) -> Outcome:
     """Run ``s3blobfs ARGUMENTS``; never a traceback, whatever happens."""
-    done = subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        errors="surrogateescape",
-        env={**os.environ, **(environment or {})},
-        cwd=cwd,
-        timeout=COMMAND_TIMEOUT_S,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
+    done = run_s3blobfs(*arguments, environment={**os.environ, **(environment or {})}, cwd=cwd)
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
@@ -107,24 +92,15 @@ class CommandLine:
 
     def daemon(self) -> ProcessId:
         """The process behind the mount."""
-        holder = find_holder(self.paths.lock)
-        assert holder is not None, "nothing holds the volume"
-        process = ProcessId.of(holder.pid)
-        assert process is not None
+        process = process_behind(self.paths)
+        assert process is not None, "nothing holds the volume"
         return process
 
     def log(self) -> str:
         return self.paths.log.read_text() if self.paths.log.exists() else ""
 
     def clean_up(self) -> None:
-        """Nothing stays mounted and nothing runs, whatever a test left."""
-        holder = find_holder(self.paths.lock)
-        if holder is not None:
-            process = ProcessId.of(holder.pid)
-            if process is not None:
-                process.end(END_TIMEOUT_S)
-        if state_of(self.mountpoint) is not State.FREE:
-            subprocess.run(["umount", "-l", str(self.mountpoint)], check=True)
+        end_mount(self.paths, self.mountpoint)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,9 +20,10 @@ import trio
 
 from s3blobfs.index.database import Database
 from s3blobfs.trace import Tracer
+from s3blobfs.volume.paths import VolumePaths
+from tests.support.commands import COMMAND_TIMEOUT_S, end_mount, process_behind, run_s3blobfs
 from tests.support.servers import S3Server
 
-COMMAND_TIMEOUT_S = 90.0
 LOG_LEVEL = re.compile(r"^(WARNING|ERROR|CRITICAL)\b|^Traceback", re.MULTILINE)
 LOG_ENTRY = re.compile(r"\n(?=(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\b)")
 
@@ -63,13 +63,7 @@ class MountedVolume:
 
     def command(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run ``s3blobfs`` with these arguments."""
-        result = subprocess.run(
-            [sys.executable, "-m", "s3blobfs", *map(str, arguments)],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_TIMEOUT_S,
-        )
+        result = run_s3blobfs(*arguments, environment=self.environment)
         if check and result.returncode != 0:
             raise CommandFailed(f"{arguments}: {result.returncode}\n{result.stdout}\n{result.stderr}")
         return result
@@ -174,12 +168,10 @@ class MountedVolume:
 
     def abandon(self) -> None:
         """Leave nothing mounted after a failure."""
-        if not self.is_mounted:
-            return
-        try:
-            self.kill()
-        except (AssertionError, OSError, subprocess.SubprocessError):
-            subprocess.run(["umount", "-l", self.mountpoint], check=False, capture_output=True)
+        process = process_behind(VolumePaths(self.index))
+        if process is not None:
+            process.end(0)  # not in order, which may wait for S3
+        end_mount(VolumePaths(self.index), self.mountpoint)
 
 
 def is_running(pid: int) -> bool:
