@@ -74,9 +74,10 @@ class Writing:
             return written
 
     async def truncate(self, inode: InCoreInode, size_bytes: int) -> None:
-        """ftruncate(2): the caller sees to it that the change is sealed in the end."""
+        """ftruncate(2): the caller sees to it that the change is sealed in the end. ``EFBIG`` beyond what one
+        S3 object holds, unless somebody has the file open for writing, who may yet make it smaller."""
         self._core.refuse_if_read_only()
-        if size_bytes > OBJECT_MAX_BYTES:
+        if size_bytes > OBJECT_MAX_BYTES and inode.writer_count == 0:
             raise FilesystemError(errno.EFBIG)
         async with inode.lock:
             content = _content(inode)
@@ -167,6 +168,7 @@ class Writing:
         content = _content(inode)
         if inode.row.nlink == 0 or inode.removed:
             return
+        _refuse_what_no_object_holds(inode)
         if durability is Durability.S3:
             ticket = await self.seal(inode)
             if ticket is not None:
@@ -179,8 +181,9 @@ class Writing:
 
     async def seal(self, inode: InCoreInode) -> UploadTicket | None:
         """Journal the staged content and queue its upload. Answers the ticket of the upload that holds the
-        present content, ``None`` when nothing is on its way."""
+        present content, ``None`` when nothing is on its way. ``EFBIG`` for more than an object holds."""
         async with inode.lock:
+            _refuse_what_no_object_holds(inode)
             content = _content(inode)
             if content.state is State.DIRTY:
                 if inode.size_bytes == 0:
@@ -293,6 +296,11 @@ class Writing:
         inode.apply(row)
         if inode.content is not None and inode.content.stored(upload_id, blob):
             self._core.inodes.release(inode)
+
+
+def _refuse_what_no_object_holds(inode: InCoreInode) -> None:
+    if inode.size_bytes > OBJECT_MAX_BYTES:
+        raise FilesystemError(errno.EFBIG, f"{inode.size_bytes} bytes; an S3 object has at most 5 TiB")
 
 
 def _content(inode: InCoreInode) -> Content:

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s3blobfs.config import MIB
+from s3blobfs.config import MIB, OBJECT_MAX_BYTES
 from s3blobfs.errors import DamagedContent, TierError
 from s3blobfs.tier.copying import copy_range
 from s3blobfs.tier.digest import DigestFollower
@@ -60,6 +60,12 @@ def other_name(name: str) -> str | None:
     if match := SEALED_NAME.fullmatch(name):
         return f"bin_{match[1]}.tmp"
     return None
+
+
+def _length_on_disk(size_bytes: int) -> int:
+    """The disk's filesystem may not hold as much as a file may be extended to. What no object could hold is
+    never written, so it is not on the disk at all."""
+    return min(size_bytes, OBJECT_MAX_BYTES)
 
 
 class StagedFile:
@@ -218,10 +224,11 @@ class StagedFile:
         shrinks_by = self.size_bytes - size_bytes
         self._follower.about_to_change(min(size_bytes, self.size_bytes))
         with self.opened() as file, self._layout.errors(f"truncating {self._where}"):
+            length = _length_on_disk(size_bytes)
             if shrinks_by > INLINE_FREE_BYTES:
-                await in_disk_thread(partial(os.ftruncate, file.fd, size_bytes))
+                await in_disk_thread(partial(os.ftruncate, file.fd, length))
             else:
-                os.ftruncate(file.fd, size_bytes)
+                os.ftruncate(file.fd, length)
             self.size_bytes = size_bytes
             if size_bytes == 0:
                 self._integrity.emptied(file.fd)
@@ -260,7 +267,7 @@ class StagedFile:
     def _undo_growth(self, fd: int) -> None:
         """A write failed half way: no byte of it may show beyond the length the file had."""
         try:
-            os.ftruncate(fd, self.size_bytes)
+            os.ftruncate(fd, _length_on_disk(self.size_bytes))
             self._recount(fd)
         except OSError as error:
             self._integrity.fail(error, f"{self._where} could not be cut after a failed write")
@@ -277,10 +284,10 @@ class StagedFile:
         file = self._opened().acquire()
         try:
             data = await read_at(file.fd, offset, size)
-            if len(data) < size and offset + len(data) < self.size_bytes:  # not cut by us meanwhile
-                raise OSError("it was shortened by another program")
+            if len(data) < size and offset + len(data) < _length_on_disk(self.size_bytes):
+                raise OSError("it was shortened by another program")  # not cut by us meanwhile
             await self._check_unaltered(file.fd)
-            return data
+            return data + bytes(max(0, min(size, self.size_bytes - offset) - len(data)))
         except OSError as error:
             raise self._layout.error(error, f"reading {self._where}") from error
         finally:

@@ -246,6 +246,32 @@ async def test_a_file_is_at_most_an_object(rig: Rig) -> None:
     assert (await find(rig, b"f")).size_bytes == 0
 
 
+async def test_a_sparse_file_may_be_larger_while_it_is_open(rig: Rig) -> None:
+    """It costs nothing, and its size is honest; what S3 cannot hold is refused before anything is sent."""
+    huge = 10**15
+    made = await make_file(rig, b"f")
+    async with opened_file(rig, made.inode_id) as handle:
+        await rig.fs.write(handle, 0, b"start")
+        await resize(rig, made.inode_id, huge)
+        status = await rig.fs.getattr(made.inode_id)
+        assert status.size_bytes == huge
+        assert status.blocks <= 8
+        assert rig.tier.space.staged_bytes <= 4096
+        assert await rig.fs.read(handle, huge - 10, 100) == bytes(10)
+        assert await rig.fs.read(handle, OBJECT_MAX_BYTES - 3, 10) == bytes(10)
+        assert await rig.fs.read(handle, huge, 10) == b""
+        for call in (rig.fs.flush, rig.fs.fsync):
+            with refused(errno.EFBIG):
+                await call(handle)
+        with refused(errno.EFBIG):
+            await rig.fs.write(handle, huge - 1, b"x")
+        assert rig.setup.server.bucket(BUCKET).versions == {}
+        await resize(rig, made.inode_id, 7)
+        assert await rig.fs.read(handle, 0, 100) == b"start\0\0"
+        await rig.fs.flush(handle)
+    assert await rig.read_file(b"f") == b"start\0\0"
+
+
 async def test_empty_files_have_no_object(any_rig: Rig) -> None:
     rig = any_rig
     made = await make_file(rig, b"f")

@@ -195,6 +195,26 @@ def test_opens_and_unlinks_race_without_io_errors(here: Path) -> None:
     assert unexpected == []
 
 
+def test_a_sparse_file_that_no_object_holds(own_volume: NewVolume) -> None:
+    """Made by truncate it costs nothing, its size is honest, and the close refuses it; smaller again, it is
+    stored."""
+    with own_volume("digest-cached") as volume:
+        volume.expected_logs.append("stays staged after its last close: File too large")
+        path = volume.mountpoint / "f"
+        fd = os.open(path, os.O_CREAT | os.O_RDWR)
+        os.pwrite(fd, b"start", 0)
+        os.ftruncate(fd, 10**15)
+        status = os.fstat(fd)
+        assert (status.st_size, status.st_blocks <= 8) == (10**15, True)
+        assert os.pread(fd, 100, 10**15 - 3) == bytes(3)
+        with fails(errno.EFBIG):
+            os.close(fd)
+        assert path.stat().st_size == 10**15
+        os.truncate(path, 5)
+        assert path.read_bytes() == b"start"
+        assert os.getxattr(path, "user.s3blobfs.state") == b"stored"
+
+
 # -- times ---------------------------------------------------------------------------------------------
 
 TIMES_NS = [-1, -(2**31 - 1) * 10**9 + 7, 2**31 * 10**9 + 1, 2**32 * 10**9 + 999_999_999, 1]
