@@ -213,7 +213,7 @@ class Shipper:
         """Until something is to be sent and has waited for company, or it is time to look."""
         if self._idle:
             look_in_s = self._limits.look_s - (self._now_ns() - self._looked_ns) / _NS
-            with trio.move_on_after(max(0.0, look_in_s)):
+            with trio.move_on_after(min(self._limits.look_s, max(0.0, look_in_s))):
                 await self._work.wait()
         self._work = trio.Event()
         if self._error is not None:
@@ -223,7 +223,10 @@ class Shipper:
             await trio.sleep(delay_s * (0.5 + self._jitter() / 2))
         elif self._need is Need.NOTHING and self._capture.since_ns is not None:
             waited_s = (self._now_ns() - self._capture.since_ns) / _NS
-            with trio.move_on_after(max(0.0, self._options.lag_s / 2 - waited_s)):
+            # Never longer, also where the clock was put back meanwhile.
+            with trio.move_on_after(
+                self._options.lag_s / 2 - min(self._options.lag_s / 2, max(0.0, waited_s))
+            ):
                 await self._urgent.wait()
         self._urgent = trio.Event()
 

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,7 +56,9 @@ class VolumeLock:
     """Held from construction until :meth:`release` or the end of the process."""
 
     def __init__(self, path: Path, holder: LockHolder) -> None:
-        """Take the lock at once, or raise :class:`VolumeInUse` naming its holder."""
+        """Take the lock at once, or raise :class:`VolumeInUse` naming its holder; :class:`UsageError` when
+        everybody may write to its directory, and so put files of his own beside the index."""
+        _refuse_if_open_to_all(path.parent)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             fd = os.open(path, flags, PRIVATE_FILE_MODE)
@@ -90,6 +93,18 @@ class VolumeLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def _refuse_if_open_to_all(directory: Path) -> None:
+    try:
+        mode = directory.stat().st_mode
+    except OSError:
+        return  # opening the lock says what is wrong
+    if mode & stat.S_IWOTH:
+        raise UsageError(
+            f"everybody may write to {directory}; keep the index in a directory of your own (--index), or "
+            f"close this one: chmod o-w {directory}"
+        )
 
 
 def find_holder(path: Path) -> LockHolder | None:

@@ -14,6 +14,7 @@ from s3blobfs.replica.retention import tidy
 from s3blobfs.types import Durability, Keying
 from s3blobfs.writeback.grace import Grace
 from tests.local.conftest import WallClock
+from tests.replica import kit
 from tests.replica.kit import NEVER, Site, now_ns
 from tests.support.rig import Setup, open_rig
 from tests.tier.conftest import MakeTier
@@ -146,6 +147,23 @@ async def test_after_a_jump_forth_and_back_the_cache_is_kept(make_tier: MakeTier
 
 
 # --- the copy of the index ----------------------------------------------------------------------------
+
+
+@JUMPS
+async def test_changes_are_sent_in_time(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, jump_s: int
+) -> None:
+    off_ns = 0
+    monkeypatch.setattr(kit, "now_ns", lambda: now_ns() + off_ns)
+    site = Site(tmp_path, limits=NEVER)
+    await site.make()
+    async with site.mount() as mount:
+        await mount.settle()
+        before = max(site.numbers())
+        await mount.add(b"file")
+        off_ns = jump_s * 10**9
+        await trio.sleep(5)
+        assert max(site.numbers()) == before + 1
 
 
 async def test_the_history_is_not_taken_for_old(tmp_path: Path, autojump_clock: MockClock) -> None:
