@@ -160,10 +160,15 @@ async def test_changes_are_sent_in_time(
     async with site.mount() as mount:
         await mount.settle()
         before = max(site.numbers())
-        await mount.add(b"file")
+        stall = site.faults.on("put").stalls()
+        await mount.add(b"first")
+        await stall.arrived.wait()
+        await mount.add(b"second")
+        await trio.sleep(1)
         off_ns = jump_s * 10**9
+        stall.release()
         await trio.sleep(5)
-        assert max(site.numbers()) == before + 1
+        assert max(site.numbers()) == before + 2
 
 
 async def test_the_history_is_not_taken_for_old(tmp_path: Path, autojump_clock: MockClock) -> None:
