@@ -15,8 +15,9 @@ QUICK_CHECK_BYTES = 16 * MIB
 """Up to here an index is read whole when it is opened, which takes tens of milliseconds. A larger one is
 checked by fsck alone: a mount must not take longer the more files there are."""
 
-_PAGE_CACHE_KIB = 64 * 1024
-_PAGE_CACHE_IN_PASSING_KIB = 2 * 1024
+_PAGE_CACHE_KIB = 16 * 1024
+"""Of each connection. What it does not hold the operating system has, as far as there is room: in an index of
+6 million inodes a lookup takes as long with 2 MiB as with 64 (docs/scale.md)."""
 _STATEMENTS = 256
 """Prepared statements kept; more than the package has."""
 _BUSY_MS = 1000
@@ -49,9 +50,9 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def connect(path: Path, *, read_only: bool = False, in_passing: bool = False) -> apsw.Connection:
-    """A connection to an existing file, set up but not verified. ``in_passing``: it looks at each page once,
-    if that, so it need not keep many in memory. Raises apsw's errors and :class:`OSError`."""
+def connect(path: Path, *, read_only: bool = False) -> apsw.Connection:
+    """A connection to an existing file, set up but not verified. Raises apsw's errors and
+    :class:`OSError`."""
     path.stat()  # says more clearly than SQLite would that there is no such file
     connection = apsw.Connection(
         str(path),
@@ -66,7 +67,7 @@ def connect(path: Path, *, read_only: bool = False, in_passing: bool = False) ->
             "synchronous = NORMAL",
             # The originals of pages changed in a savepoint would spill into a file.
             "temp_store = MEMORY",
-            f"cache_size = -{_PAGE_CACHE_IN_PASSING_KIB if in_passing else _PAGE_CACHE_KIB}",
+            f"cache_size = -{_PAGE_CACHE_KIB}",
             # A damaged or malicious file must not make SQLite call functions from its schema.
             "trusted_schema = OFF",
         ):

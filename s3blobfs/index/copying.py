@@ -22,7 +22,7 @@ class PinnedState:
     def __init__(self, path: Path, sequence: int) -> None:
         """``sequence``: that of the last commit. Raises apsw's errors."""
         self.sequence = sequence
-        self._connection = connect.connect(path, read_only=True, in_passing=True)
+        self._connection = connect.connect(path, read_only=True)
         try:
             self._connection.execute("BEGIN")
             self._connection.execute("SELECT sequence FROM counters").fetchall()

@@ -61,7 +61,7 @@ class WriteAheadLog:
         mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if truncate else apsw.SQLITE_CHECKPOINT_PASSIVE
 
         def in_thread() -> None:
-            connection = connect.connect(self._path, in_passing=True)
+            connection = connect.connect(self._path)
             try:
                 connection.set_busy_timeout(0)
                 connect.start_log(connection)

@@ -63,8 +63,8 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> Statements:
     noted = Statements()
     connected = connect.connect
 
-    def traced(path: Path, **options: bool) -> apsw.Connection:
-        connection = connected(path, **options)
+    def traced(path: Path, *, read_only: bool = False) -> apsw.Connection:
+        connection = connected(path, read_only=read_only)
         noted.attach(connection)
         return connection
 

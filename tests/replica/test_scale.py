@@ -28,7 +28,7 @@ Clock = trio.testing.MockClock
 MakeSite = Callable[..., Site]
 
 LARGE_BYTES = 48 * MIB
-LITTLE_BYTES = 16 * MIB
+LITTLE_BYTES = 24 * MIB
 
 
 @pytest.fixture(scope="module")
