@@ -23,6 +23,7 @@ from benchlib.report import as_json, as_markdown, as_table
 from benchlib.results import Results
 from benchlib.rows import ROWS
 from benchlib.run import chosen_rows, run
+from benchlib.scalecommand import scale as scale_command
 from benchlib.targets import filesystem_type
 from benchlib.volume import MODES, CommandFailed
 from s3blobfs.errors import S3BlobFSError
@@ -98,6 +99,7 @@ def main(
         scripts/bench --modes digest --rows large-write,large-read-cold --size 1G --rounds 5
         scripts/bench --kernel all
         scripts/bench peers --help
+        scripts/bench scale --help
     """
     if context.invoked_subcommand is not None:
         return
@@ -135,6 +137,7 @@ def _report(
 
 
 main.add_command(peers)
+main.add_command(scale_command)
 
 
 def _end(*_: object) -> None:
