@@ -149,12 +149,12 @@ def _deadline(contender: Contender) -> Iterator[None]:
         yield
         return
     timer = threading.Timer(ROW_TIMEOUT_S, contender.kill)
-    timer.start()
+    timer.daemon = True  # an interrupted run does not wait for it
     try:
+        timer.start()
         yield
     finally:
         timer.cancel()
-        timer.join()
 
 
 def _reason(error: BaseException) -> str:
