@@ -80,7 +80,7 @@ class Copying:
             ticket = await self._writing.seal(source)
             if ticket is None:
                 return
-            await ticket.wait()
+            await self._writing.wait(source, ticket)
 
     async def _make_copy(
         self, blob: BlobContent, parent_id: int, name: bytes, mode: int, caller: Caller

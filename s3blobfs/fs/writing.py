@@ -155,13 +155,12 @@ class Writing:
         commit on disk; with ``disk`` staged file and journal row survive a crash of this process."""
         if inode.row.nlink == 0 or inode.removed:
             return  # without a name there is nothing to find again
-        unstored = _content(inode).in_flux
         ticket = await self.seal(inode)
-        if self._core.durability is Durability.DISK:
-            if unstored:
-                await self._core.db.flush()
-        elif ticket is not None:
-            await ticket.wait()
+        if ticket is None or self._core.durability is Durability.DISK:
+            # Of a file that was made and never written, too: it is there.
+            await self._core.db.flush(inode.row.change)
+        else:
+            await self.wait(inode, ticket)
 
     async def sync(self, inode: InCoreInode, *, durability: Durability) -> None:
         """What fsync(2) promises: ``s3`` as close; ``disk``: staged data and index are on the local disk."""
@@ -172,12 +171,18 @@ class Writing:
         if durability is Durability.S3:
             ticket = await self.seal(inode)
             if ticket is not None:
-                await ticket.wait()
+                await self.wait(inode, ticket)
         elif content.state is State.DIRTY:
             await self._journal_dirty(inode)
         elif content.state is State.SEALED and content.staged is not None:
             await content.staged.sync()
         await self._core.db.commit()
+
+    async def wait(self, inode: InCoreInode, ticket: UploadTicket) -> None:
+        """Until the content is in S3; raises the error of an attempt that fails meanwhile. One that failed
+        before is repeated at once: who waits is not to sit out its delay."""
+        self._core.uploader.hurry(inode.id)
+        await ticket.wait()
 
     async def seal(self, inode: InCoreInode) -> UploadTicket | None:
         """Journal the staged content and queue its upload. Answers the ticket of the upload that holds the

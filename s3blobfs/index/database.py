@@ -190,11 +190,12 @@ class Database:
         if self._log is not None:
             await self._durability.up_to(self._group.sequence)
 
-    async def flush(self) -> None:
-        """Return when everything written so far survives the end of the process, however it comes; it may
-        not survive a power cut yet. Raises :class:`IndexUnavailable`."""
+    async def flush(self, up_to: int | None = None) -> None:
+        """Return when everything written so far, or until the transaction of this number, survives the end of
+        the process, however it comes; it may not survive a power cut yet. Raises
+        :class:`IndexUnavailable`."""
         self._group.require_usable()
-        if self._log is not None:
+        if self._log is not None and (up_to is None or up_to > self._group.committed):
             self._group.commit()
 
     async def note(self, fn: Callable[[Transaction], None]) -> None:

@@ -173,6 +173,12 @@ class Uploader:
         else:
             await self._db.flush()
 
+    def hurry(self, inode_id: int) -> None:
+        """Somebody waits for the file: what failed is tried again now."""
+        for upload_id in self._schedule.jobs_of(inode_id):
+            self._schedule.hurry(upload_id)
+        self._wake.set()
+
     async def barrier(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Return when everything submitted so far is in S3 and in the index, or superseded by something
         that is. ``progress(files_left, bytes_left)`` is called at the start and after each. A failing
@@ -180,6 +186,9 @@ class Uploader:
         :class:`~s3blobfs.errors.VolumeIndexError` when the index takes nothing any more."""
         tickets = [ticket for job in self._jobs.values() for ticket in job.tickets]
         tickets += [ticket for parked in self._parked.values() for ticket in parked]
+        for upload_id in self._jobs:
+            self._schedule.hurry(upload_id)
+        self._wake.set()
         barrier = Barrier(tickets)
         while True:
             if progress is not None:

@@ -366,6 +366,15 @@ async def test_close_does_not_tell_errors_of_s3(disk_setup: Setup, autojump_cloc
         assert await xattr(rig, made.inode_id, "state") == "stored"
 
 
+async def test_a_file_that_was_made_and_never_written_is_there_after_its_close(any_setup: Setup) -> None:
+    for durability in Durability:
+        setup = replace(any_setup, durability=durability)
+        async with crashing(setup) as rig:
+            await rig.write_file(durability.value.encode(), b"")
+        async with open_rig(setup) as rig:
+            assert await rig.read_file(durability.value.encode()) == b""
+
+
 async def test_an_empty_file_is_acknowledged_too(disk_setup: Setup) -> None:
     async with crashing(disk_setup) as rig:
         await rig.write_file(b"f", b"content")

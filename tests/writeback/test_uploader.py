@@ -419,6 +419,27 @@ async def test_newer_content_does_not_wait_for_the_backoff_of_an_older_one(
     assert await digest.content(inode) == b"second"
 
 
+@FAILED
+async def test_who_waits_does_not_sit_out_the_delay_of_a_repetition(clock: MockClock, digest: Volume) -> None:
+    """As of who mended what was wrong, and says sync."""
+    await digest.start()
+    inode = await digest.make_file()
+    for nth in range(1, 4):
+        digest.script.on("put", nth=nth).raises(AccessDenied("expired"))
+    sealed = await digest.seal(inode, b"foo")
+    begun = trio.current_time()
+    with pytest.raises(AccessDenied):
+        await sealed.ticket.wait()
+    digest.uploader.hurry(inode.id)
+    with pytest.raises(AccessDenied):
+        await sealed.ticket.wait()
+    with trio.move_on_after(0.2):
+        await digest.uploader.barrier()
+    await digest.uploader.barrier()
+    assert trio.current_time() - begun < 1
+    assert await digest.content(inode) == b"foo"
+
+
 # --- contents that nobody wants any more, and that S3 may have --------------------------------------------
 
 LOOKED_FOR = pytest.mark.expected_log("^finding .* failed and is tried again")
