@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from s3blobfs.config import GIB
 from tests.app.commands import CommandLine
 
 FOO, BAR = "acbd18db4cc2f85cedef654fccc4a4d8", "37b51d194a7513e45b56f6524f2d51f2"
@@ -32,7 +33,8 @@ def test_status(mounted: CommandLine) -> None:
     assert status["mount"]["pid"] == mounted.daemon().pid
     assert status["mount"]["durability"] == "s3"
     assert status["uploads"] == {
-        "files": 0, "bytes": 0, "oldest_ns": None, "in_flight": 0, "last_error": None,
+        "files": 0, "bytes": 0, "oldest_ns": None, "in_flight": 0, "last_error": None, "writers": "free",
+        "limit_files": 10_000, "limit_bytes": 4 * GIB, "limit_age_s": 3600.0,
     }  # fmt: skip
     assert status["tier"]["cached_bytes"] == 3
     assert status["counts"]["s3.put"] == 1

@@ -20,6 +20,7 @@ from s3blobfs.control.messages import ControlError, Json
 from s3blobfs.errors import IndexUnavailable, PermanentS3Error, UsageError, VolumeInUse, VolumeMismatch
 from s3blobfs.fs.attributes import Caller
 from s3blobfs.fs.facade import Filesystem
+from s3blobfs.fuse.extension.session import Extension
 from s3blobfs.index.database import Database
 from s3blobfs.index.inodes import ROOT_INODE_ID
 from s3blobfs.s3.fake import FakeObjectClient, FakeS3
@@ -81,7 +82,12 @@ class Mount:
         return self.factories[-1]
 
     async def serve(
-        self, filesystem: Filesystem, _: MountOptions, source: str, on_ready: Callable[[], None]
+        self,
+        filesystem: Filesystem,
+        _: MountOptions,
+        source: str,
+        extension: Extension,
+        on_ready: Callable[[], None],
     ) -> None:
         assert source == "s3://bucket/"
         self.filesystem = filesystem
