@@ -16,6 +16,7 @@ from pathlib import Path
 from s3blobfs.errors import DamagedContent, ObjectNotFound
 from s3blobfs.replica import names, snapshot
 from s3blobfs.replica.history import History, Tip
+from s3blobfs.replica.numbers import Numbers
 from s3blobfs.replica.segment import Kind, Segment
 from s3blobfs.replica.stored import for_each
 from s3blobfs.s3.protocol import ObjectClient, ObjectInfo
@@ -72,7 +73,7 @@ class Verifier:
         self._prefix = prefix
         self._directory = directory
         self._progress = progress
-        self._segments: dict[int, ObjectInfo] = {}
+        self._segments = Numbers()
         self._read: dict[int, _Read] = {}
         self._bad: dict[int, str] = {}
         """Segments that no recovery gets past, with the reason."""
@@ -88,12 +89,11 @@ class Verifier:
         self._segments = await self._listed()
         snapshots = [each for each in await self._history.snapshots() if each[0] <= tip.number]
         self._verdict.segments, self._verdict.snapshots = len(self._segments), len(snapshots)
-        first = min(self._segments, default=tip.number)
+        first = self._segments.first or tip.number
         if depth is Depth.ALL:
             self._total = tip.number - first + 1 + len(snapshots)
-        for number in range(first, tip.number + 1):
-            if number not in self._segments:
-                self._bad[number] = f"segment {number} is missing"
+        for number in self._segments.missing(first, tip.number):
+            self._bad[number] = f"segment {number} is missing"
         await self._read_all([tip.number])
         self._check_tip(tip)
         base = await self._base(snapshots, depth)
@@ -105,12 +105,13 @@ class Verifier:
         self._conclude(base, tip.number)
         return self._verdict
 
-    async def _listed(self) -> dict[int, ObjectInfo]:
-        return {
-            number: info
-            async for info in self._client.list_objects(names.segments_prefix(self._prefix))
-            if (number := names.segment_number(self._prefix, info.key)) is not None
-        }
+    async def _listed(self) -> Numbers:
+        found = Numbers()
+        async for info in self._client.list_objects(names.segments_prefix(self._prefix)):
+            number = names.segment_number(self._prefix, info.key)
+            if number is not None:
+                found.add(number)
+        return found
 
     # -- reading ---------------------------------------------------------------------------------------
 
@@ -188,7 +189,7 @@ class Verifier:
         """What was removed meanwhile since nobody needs it any more is not missing."""
         if not self._bad:
             return
-        oldest = min(await self._listed(), default=0)
+        oldest = (await self._listed()).first or 0
         self._bad = {number: why for number, why in self._bad.items() if number >= oldest}
 
     def _conclude(self, base: int | None, last: int) -> None:
