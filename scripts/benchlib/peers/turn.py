@@ -144,15 +144,26 @@ class _Session:
 
 @contextlib.contextmanager
 def _deadline(contender: Contender) -> Iterator[None]:
-    """Calls that hang in a mount return when its processes are gone, and only then."""
+    """Calls that hang in a mount return when its processes are gone, and only then. Raises
+    :class:`CommandFailed` for a row that was ended so."""
     if not isinstance(contender, System):
         yield
         return
-    timer = threading.Timer(ROW_TIMEOUT_S, contender.kill)
+    expired = threading.Event()
+
+    def end() -> None:
+        expired.set()
+        contender.kill()
+
+    timer = threading.Timer(ROW_TIMEOUT_S, end)
     timer.daemon = True  # an interrupted run does not wait for it
     try:
         timer.start()
         yield
+    except _FAILURES as error:
+        if expired.is_set():
+            raise CommandFailed(f"ended after {ROW_TIMEOUT_S:.0f} s: {_reason(error)}") from error
+        raise
     finally:
         timer.cancel()
 
