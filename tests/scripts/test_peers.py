@@ -7,19 +7,27 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
+from benchlib.content import WrongBytes
 from benchlib.measure import NotStored, Sample, Watch
+from benchlib.peers.catalog import STORED as ENTRIES
 from benchlib.peers.report import as_markdown, best_peer, limit_of, spread_of
 from benchlib.peers.run import rotated
 from benchlib.peers.state import STORED, Failure, State, Turn
-from benchlib.place import QUICK
+from benchlib.peers.system import Server, System
+from benchlib.peers.turn import deadline, take_turn
+from benchlib.place import QUICK, Place
 from benchlib.results import Ratio, Results
 from benchlib.rows import ROWS
 from benchlib.targets import InThisProcess
+from benchlib.volume import CommandFailed
 from s3blobfs.errors import UsageError
 from s3blobfs.volume.mountpoint import mount_entries
 
@@ -121,6 +129,32 @@ class TestStored:
         target = Storing()
         with pytest.raises(NotStored, match="storing"), Watch(target, target)(stores=[Path("file")]):
             pass
+
+
+class TestTurn:
+    def test_a_row_that_fails_does_not_end_the_turn(self, tmp_path: Path) -> None:
+        def work(place: Place, watch: Watch) -> int:
+            place.path("left").touch()
+            raise WrongBytes("not what was written")
+
+        turn = Turn(STORED, "disk", 0)
+        rows = [replace(ROWS[ROW], work=work), ROWS["directories"]]
+        server = Server("http://127.0.0.1:1", "http://127.0.0.1:1", "127.0.0.1:1.1", "", "")
+        samples, failures = take_turn(
+            turn, ENTRIES["disk"], rows, tmp_path / "disk", server, QUICK, None, lambda _: None
+        )
+        assert list(samples) == ["directories"]
+        assert failures == [Failure(turn, ROW, "not what was written")]
+        assert list(tmp_path.iterdir()) == []
+
+    def test_what_hangs_is_ended(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("benchlib.peers.turn.ROW_TIMEOUT_S", 0.01)
+        killed = threading.Event()
+        system = create_autospec(System, instance=True)
+        system.kill.side_effect = killed.set
+        with pytest.raises(CommandFailed, match="ended after 0 s: gone"), deadline(system):
+            assert killed.wait(TIMEOUT_S)
+            raise OSError("gone")
 
 
 class TestReport:

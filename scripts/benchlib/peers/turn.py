@@ -77,7 +77,7 @@ def take_turn(
                     continue
                 say(f"round {turn.number + 1}: {entry.name}: {row.title}")
                 try:
-                    with _deadline(contender):
+                    with deadline(contender):
                         storage = contender if isinstance(contender, System) else None
                         samples[row.name] = measure(
                             contender, row.unit, work, None if turn.table == BEHIND else storage, requests
@@ -143,7 +143,7 @@ class _Session:
 
 
 @contextlib.contextmanager
-def _deadline(contender: Contender) -> Iterator[None]:
+def deadline(contender: Contender) -> Iterator[None]:
     """Calls that hang in a mount return when its processes are gone, and only then. Raises
     :class:`CommandFailed` for a row that was ended so."""
     if not isinstance(contender, System):
