@@ -8,6 +8,8 @@
                      write       │                        │ stored
                                  └─────── CLEAN ◄─────────┘
 
+A direct copy puts another blob in the place of any of them: ``CLEAN``.
+
 * ``EMPTY``  no bytes anywhere: size 0, no blob, no staged file, no object.
 * ``CLEAN``  the bytes are an immutable blob in S3 (and perhaps in the cache).
 * ``DIRTY``  the bytes are a staged file that may still change.
@@ -45,7 +47,7 @@ class Event(enum.Enum):
     STORED = "stored"
     """The upload's object is in S3 and committed in the index."""
     REPLACE = "replace"
-    """A direct copy put another blob in place of a content nobody was writing."""
+    """A direct copy put another blob in place of the content."""
     ABANDON = "abandon"
     """The staged file has lost bytes, which every writer was told: the stored content stays."""
     ABANDON_EMPTY = "abandon empty"
@@ -63,8 +65,19 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.DIRTY, Event.ABANDON_EMPTY): State.EMPTY,
     (State.EMPTY, Event.REPLACE): State.CLEAN,
     (State.CLEAN, Event.REPLACE): State.CLEAN,
+    (State.DIRTY, Event.REPLACE): State.CLEAN,
+    (State.SEALED, Event.REPLACE): State.CLEAN,
 }
 """Every move there is; any other is a bug and raises ``KeyError``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """How much a file shows of its blob while a copy is under way."""
+
+    source_blob_id: int
+    """What it is a copy of."""
+    size_bytes: int
 
 
 @dataclass(slots=True)
@@ -79,6 +92,8 @@ class Content:
     """Set exactly in ``DIRTY`` and ``SEALED``."""
     upload_id: int | None = None
     """Set exactly in ``SEALED``: the journal row."""
+    prefix: Prefix | None = None
+    """Set in ``CLEAN`` only: the file is shorter than its blob, and is cut when it is next sealed."""
     ticket: UploadTicket | None = None
     """The upload of the latest seal; kept after it ended, so that every close hears of a failure."""
 
@@ -89,7 +104,7 @@ class Content:
 
     def stage(self, staged: StagedFile) -> None:
         self.move(Event.STAGE)
-        self.staged, self.blob, self.upload_id = staged, None, None
+        self.staged, self.blob, self.upload_id, self.prefix = staged, None, None, None
 
     def seal(self, upload_id: int, ticket: UploadTicket) -> None:
         self.move(Event.SEAL)
@@ -113,9 +128,14 @@ class Content:
 
     def replace(self) -> None:
         self.move(Event.REPLACE)
-        self.blob = None
+        self.blob = self.staged = self.upload_id = self.ticket = self.prefix = None
+
+    def show(self, source: BlobContent, size_bytes: int) -> None:
+        """Of a copy of ``source``, which is the content, so many bytes are the file's so far."""
+        assert self.state is State.CLEAN
+        self.prefix = Prefix(source.blob_id, size_bytes) if size_bytes < source.size_bytes else None
 
     @property
     def in_flux(self) -> bool:
         """Whether the bytes exist (also) outside the index and S3, so that the inode stays in core."""
-        return self.staged is not None
+        return self.staged is not None or self.prefix is not None

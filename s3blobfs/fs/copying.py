@@ -20,10 +20,11 @@ from s3blobfs.fs.incore import InCoreInode
 from s3blobfs.fs.namespace import GivenContent, Namespace, give_blob
 from s3blobfs.fs.reading import Reading
 from s3blobfs.fs.writing import Writing, new_write_id
-from s3blobfs.index import blobs, dentries, inodes
+from s3blobfs.index import blobs, dentries, inodes, uploads
 from s3blobfs.index.inodes import InodeRow
 from s3blobfs.index.transaction import Transaction
-from s3blobfs.types import BlobContent, ObjectHint, StoredContent
+from s3blobfs.index.uploads import UploadRow
+from s3blobfs.types import BlobContent, Durability, ObjectHint, StoredContent
 
 
 class Copying:
@@ -70,6 +71,7 @@ class Copying:
         else:
             await self._replace(await self._reading.blob(source), target)
         core.notifier.entry_changed(parent_id, name)
+        core.notifier.inode_changed(parent_id)  # and its listing, which the kernel may keep
         core.notifier.inode_changed(target.id)
         return target.id
 
@@ -106,27 +108,50 @@ class Copying:
 
     async def _replace(self, blob: BlobContent, target: InCoreInode) -> None:
         """Put the blob, or its copy in the target's store, in place of the target's content."""
-        core = self._core
         async with target.lock:
-            content = target.content
-            assert content is not None and target.row.store_id is not None
-            if target.writer_count or content.in_flux:
+            assert target.content is not None
+            if target.writer_count or target.content.in_flux:
                 raise FilesystemError(errno.ETXTBSY)
-            row = target.row
-            path = await core.db.read(lambda tx: dentries.path_of(tx, row.id))
-            hint = ObjectHint(row.id, path or b"", row.mode, row.uid, row.gid, core.now_ns())
-            async with self._in_store(blob, target.row.store_id, row.object_id, hint) as given:
-
-                def transaction(tx: Transaction) -> InodeRow:
-                    now = core.now_ns()
-                    give_blob(tx, inodes.get(tx, target.id), given, now)
-                    return inodes.update(tx, target.id, mtime_ns=now, ctime_ns=now)
-
-                target.apply(await core.db.write(transaction, durable=True))
-            target.content_change += 1
-            content.replace()
+            await self._take_over(blob, target, durable=True)
         await self._link_cached(blob, target)
-        core.reaper.wake()
+        self._core.reaper.wake()
+
+    async def take_over(self, blob: BlobContent, target: InCoreInode) -> None:
+        """The same for a file that is being written: whatever it has, staged or on its way, is given up.
+
+        :class:`BlobIsDeleting` when nothing refers to the blob any more."""
+        async with target.lock:
+            await self._take_over(blob, target, durable=self._core.durability is Durability.S3)
+        # Nothing is staged, so that no close will see to that.
+        await self._core.db.flush()
+        await self._link_cached(blob, target)
+        self._core.reaper.wake()
+
+    async def _take_over(self, blob: BlobContent, target: InCoreInode, *, durable: bool) -> None:
+        """Caller holds the target's lock."""
+        core, content, row = self._core, target.content, target.row
+        assert content is not None and row.store_id is not None
+        path = await core.db.read(lambda tx: dentries.path_of(tx, row.id))
+        hint = ObjectHint(row.id, path or b"", row.mode, row.uid, row.gid, core.now_ns())
+        async with self._in_store(blob, row.store_id, row.object_id, hint) as given:
+
+            def transaction(tx: Transaction) -> tuple[InodeRow, list[UploadRow]]:
+                now = core.now_ns()
+                # An upload in flight loses its journal row too: its commit then lets go of the object.
+                old = uploads.supersede(tx, target.id)
+                give_blob(tx, inodes.get(tx, target.id), given, now)
+                return inodes.update(tx, target.id, mtime_ns=now, ctime_ns=now), old
+
+            changed, old = await core.db.write(transaction, durable=durable)
+        core.uploader.forget_inode(target.id)
+        target.apply(changed)
+        target.mtime_ns = target.ctime_ns = None
+        target.content_change += 1
+        staged = content.staged
+        content.replace()
+        await core.discard_staged(old)
+        if staged is not None:
+            await staged.discard()
 
     @asynccontextmanager
     async def _in_store(

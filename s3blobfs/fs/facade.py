@@ -28,6 +28,7 @@ from s3blobfs.fs.incore import InCoreInode
 from s3blobfs.fs.listing import DIRECTORY_PAGE_ENTRIES, DirectoryEntry, Listing
 from s3blobfs.fs.namespace import Namespace
 from s3blobfs.fs.opening import OpenFile, Opening
+from s3blobfs.fs.ranges import RangeCalls
 from s3blobfs.fs.reading import Reading
 from s3blobfs.fs.writing import Writing
 from s3blobfs.fs.xattrs import ExtendedAttributes
@@ -107,6 +108,7 @@ class Filesystem:
         self._listing = Listing(core)
         self._changing = Changing(core, self._writing)
         self._copying = Copying(core, self._namespace, self._reading, self._writing)
+        self._ranges = RangeCalls(core, self._reading, self._writing, self._copying)
         self._xattrs = ExtendedAttributes(core, self._reading, control_path)
 
     @property
@@ -289,7 +291,7 @@ class Filesystem:
     async def open(self, inode_id: int, flags: int, caller: Caller = SUPERUSER) -> OpenFile:
         """open(2) of a regular file that exists, O_TRUNC included."""
         inode = await self._core.inode(inode_id)
-        if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY and not caller.privileged:
+        if flags & os.O_TRUNC and not caller.privileged:
             await self._changing.drop_set_id(inode)
         return await self._opening.open(inode, flags)
 
@@ -300,6 +302,21 @@ class Filesystem:
     async def write(self, handle: int, offset: int, data: bytes) -> int:
         """pwrite(2)."""
         return await self._writing.write(self._core.handles.file(handle), offset, data)
+
+    async def copy_file_range(
+        self, source: int, offset: int, target: int, target_offset: int, length: int
+    ) -> int:
+        """copy_file_range(2); see :meth:`RangeCalls.copy`."""
+        files = self._core.handles
+        return await self._ranges.copy(files.file(source), offset, files.file(target), target_offset, length)
+
+    async def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
+        """fallocate(2); see :meth:`RangeCalls.allocate`."""
+        await self._ranges.allocate(self._core.handles.file(handle), mode, offset, length)
+
+    async def seek(self, handle: int, offset: int, whence: int) -> int:
+        """lseek(2) with SEEK_DATA or SEEK_HOLE."""
+        return await self._ranges.seek(self._core.handles.file(handle), offset, whence)
 
     async def flush(self, handle: int) -> None:
         """close(2) of one descriptor; what it promises depends on the durability."""

@@ -115,8 +115,11 @@ class InCoreInode:
     @property
     def size_bytes(self) -> int:
         content = self.content
-        if content is not None and content.state is State.DIRTY and content.staged is not None:
-            return content.staged.size_bytes
+        if content is not None:
+            if content.state is State.DIRTY and content.staged is not None:
+                return content.staged.size_bytes
+            if content.prefix is not None:
+                return content.prefix.size_bytes
         return self.row.size_bytes
 
     def touch(self, now_ns: int) -> None:
@@ -142,6 +145,9 @@ class InCoreInode:
                 size_bytes=content.staged.size_bytes,
                 blocks=-(-content.staged.allocated_bytes() // BLOCK_BYTES),
             )
+        elif content is not None and content.prefix is not None:
+            size = content.prefix.size_bytes
+            known = known._replace(size_bytes=size, blocks=-(-size // BLOCK_BYTES))
         if self.atime_ns is self.mtime_ns is self.ctime_ns is None:
             return known
         return known._replace(

@@ -84,9 +84,9 @@ class Opening:
         inode = opened.inode
         content = inode.content
         assert content is not None
-        if content.staged is None or inode.removed or inode.row.nlink == 0:
+        if not content.in_flux or inode.removed or inode.row.nlink == 0:
             return
-        if content.staged.failure is not None:
+        if content.staged is not None and content.staged.failure is not None:
             await self._abandon(inode, content)
             return
         try:

@@ -43,6 +43,8 @@ class Reading:
             return data
         if content.state is State.EMPTY or size == 0 or offset >= inode.size_bytes:
             return b""
+        if content.prefix is not None:
+            size = min(size, inode.size_bytes - offset)
         handle.reads_under_way += 1
         try:
             data = await (await self._reader(handle)).read(offset, size)

@@ -67,7 +67,7 @@ class Writing:
                 offset = inode.size_bytes
             if offset + len(data) > OBJECT_MAX_BYTES:
                 raise FilesystemError(errno.EFBIG)
-            staged = await self._writable(inode)
+            staged = await self.writable(inode)
             written = await staged.write(offset, data)
             reached(Failpoint.STAGED)
             inode.touch(self._core.now_ns())
@@ -82,7 +82,7 @@ class Writing:
         async with inode.lock:
             content = _content(inode)
             if size_bytes != inode.size_bytes:
-                staged = await self._writable(inode, keep_bytes=size_bytes)
+                staged = await self.writable(inode, keep_bytes=size_bytes)
                 await staged.truncate(size_bytes)
             inode.touch(self._core.now_ns())
             if content.state is not State.DIRTY:
@@ -103,7 +103,7 @@ class Writing:
             inode.apply(row)
         inode.settle_times(mtime_ns, ctime_ns, atime_ns)
 
-    async def _writable(self, inode: InCoreInode, keep_bytes: int | None = None) -> StagedFile:
+    async def writable(self, inode: InCoreInode, keep_bytes: int | None = None) -> StagedFile:
         """The inode's staged file, made from what the content is now. Caller holds the inode's lock.
 
         ``keep_bytes``: only so many bytes of the present content are wanted."""
@@ -190,6 +190,8 @@ class Writing:
         async with inode.lock:
             _refuse_what_no_object_holds(inode)
             content = _content(inode)
+            if content.prefix is not None:
+                await self.writable(inode)
             if content.state is State.DIRTY:
                 if inode.size_bytes == 0:
                     await self._seal_empty(inode, content)

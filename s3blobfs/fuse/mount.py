@@ -48,9 +48,23 @@ async def serve(
         filesystem,
         entry_timeout_s=options.entry_timeout_s,
         attr_timeout_s=options.attr_timeout_s,
-        connected=extension.connected,
+        extension=extension,
     )
-    extension.prepare()
+    extension.prepare(operations)
+    try:
+        await _serve_mounted(filesystem, operations, options, source, extension, on_ready)
+    finally:
+        extension.close()
+
+
+async def _serve_mounted(
+    filesystem: Filesystem,
+    operations: Operations,
+    options: MountOptions,
+    source: str,
+    extension: Extension,
+    on_ready: Callable[[], None],
+) -> None:
     _mount(operations, options, source)
     try:
         extension.negotiate(operations)
@@ -59,11 +73,10 @@ async def serve(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(notifier.run)
             nursery.start_soon(_report_ready, options.mountpoint, on_ready)
-            with extension.loop():
+            with extension.loop(nursery):
                 await pyfuse3.main(min_tasks=4, max_tasks=MAX_REQUESTS)
             nursery.cancel_scope.cancel()
     finally:
-        extension.close()
         # Also where the kernel has unmounted already: libfuse finds that out for itself.
         pyfuse3.close(unmount=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import os
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar, cast
 
@@ -16,8 +17,10 @@ from s3blobfs.fs import acl
 from s3blobfs.fs.attributes import Attributes
 from s3blobfs.fs.facade import Filesystem
 from s3blobfs.fs.listing import DIRECTORY_PAGE_ENTRIES
-from s3blobfs.fuse import convert
+from s3blobfs.fuse import convert, ioctl
 from s3blobfs.fuse.errno_table import errno_of
+from s3blobfs.fuse.extension.libfuse import OpenBit
+from s3blobfs.fuse.extension.session import Extension
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +63,10 @@ class Operations(pyfuse3.Operations):
         *,
         entry_timeout_s: float,
         attr_timeout_s: float,
-        connected: Callable[[], None] = lambda: None,
+        extension: Extension,
     ) -> None:
-        """``connected`` is called when libfuse has read the kernel's first request."""
         super().__init__()
-        self._connected = connected
+        self._extension = extension
         self._fs = filesystem
         self._entry_timeout_s = entry_timeout_s
         self._attr_timeout_s = attr_timeout_s
@@ -73,7 +75,7 @@ class Operations(pyfuse3.Operations):
         return convert.entry_attributes(attributes, self._entry_timeout_s, self._attr_timeout_s)
 
     def init(self) -> None:
-        self._connected()
+        self._extension.connected()
 
     # -- inodes --------------------------------------------------------------------------------------
 
@@ -166,7 +168,10 @@ class Operations(pyfuse3.Operations):
 
     @_answering
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        return FileHandleT(await self._fs.opendir(inode))
+        handle = FileHandleT(await self._fs.opendir(inode))
+        # Good until a name changes, which the kernel either does itself or is told of.
+        self._extension.add_to_answer(handle, OpenBit.CACHE_READDIR | OpenBit.KEEP_CACHE)
+        return handle
 
     @_answering
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
@@ -206,6 +211,8 @@ class Operations(pyfuse3.Operations):
     @_answering
     async def open(self, inode: InodeT, flags: pyfuse3.FlagT, ctx: RequestContext) -> FileInfo:
         opened = await self._fs.open(inode, flags, convert.caller(ctx))
+        if flags & os.O_ACCMODE == os.O_RDONLY:
+            self._extension.add_to_answer(opened.handle, OpenBit.NOFLUSH)
         return FileInfo(fh=FileHandleT(opened.handle), keep_cache=opened.keep_cache)
 
     @_answering
@@ -227,6 +234,29 @@ class Operations(pyfuse3.Operations):
     @_answering
     async def release(self, fh: FileHandleT) -> None:
         await self._fs.release(fh)
+
+    # -- what pyfuse3 does not bind ------------------------------------------------------------------
+
+    @_answering
+    async def copy_file_range(
+        self, fh_in: int, offset_in: int, fh_out: int, offset_out: int, length: int
+    ) -> int:
+        return await self._fs.copy_file_range(fh_in, offset_in, fh_out, offset_out, length)
+
+    @_answering
+    async def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
+        await self._fs.fallocate(fh, mode, offset, length)
+
+    @_answering
+    async def lseek(self, fh: int, offset: int, whence: int) -> int:
+        return await self._fs.seek(fh, offset, whence)
+
+    @_answering
+    async def ioctl(self, inode: int, command: int, data: bytes, answer_max_bytes: int) -> bytes:
+        if command != ioctl.SYNC:
+            raise FUSEError(errno.ENOTTY)
+        await self._fs.sync(inode, None)
+        return b""
 
     # -- extended attributes -------------------------------------------------------------------------
 

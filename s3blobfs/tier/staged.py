@@ -9,16 +9,13 @@ part. So whichever of the two names a journal row holds, the file is found after
 rename and the row, or that undid the rename: no fsync of the directory is needed at every close.
 
 A write that is refused leaves the file as it was; what else may befall it, and what is done about that, is
-in :mod:`s3blobfs.tier.integrity`.
-
-Accounting: a file written without gaps is charged for its growth. A gap, or an extension by truncate, is a
-hole, which costs nothing until it is written. From the first hole on every write is charged in full, because
-it may fall into one, and after each ``_RECOUNT_BYTES`` the charge is set to what the disk says is allocated.
+in :mod:`s3blobfs.tier.integrity`. What it takes of the tier's room is in :mod:`s3blobfs.tier.charge`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -26,8 +23,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s3blobfs.config import MIB, OBJECT_MAX_BYTES
-from s3blobfs.errors import DamagedContent, TierError
+from s3blobfs.config import OBJECT_MAX_BYTES
+from s3blobfs.errors import DamagedContent, FilesystemError, TierError
+from s3blobfs.tier import blocks
+from s3blobfs.tier.charge import Charge
 from s3blobfs.tier.copying import copy_range
 from s3blobfs.tier.digest import DigestFollower
 from s3blobfs.tier.integrity import Integrity
@@ -40,14 +39,11 @@ from s3blobfs.tier.localio import (
     read_at,
     write_at,
 )
-from s3blobfs.tier.space import Use
 from s3blobfs.trace import Arrow, Local, Party
 from s3blobfs.types import ContentDigests
 
 if TYPE_CHECKING:
     from s3blobfs.tier.staging import Staging
-
-_RECOUNT_BYTES = 8 * MIB
 
 _DIRTY_NAME = re.compile(r"bin_([0-9a-z]+)\.tmp")
 SEALED_NAME = re.compile(r"sealed_([0-9a-z]+)")
@@ -80,13 +76,11 @@ class StagedFile:
         self._staging = staging
         self._layout = staging.layout
         self._space = staging.space
+        self._charge = Charge(staging.space)
         self._directory = staging.layout.staging
         self._file = file
         self._pins = 0
         self._follower = DigestFollower()
-        self._charged = 0
-        self._uncounted = 0  # charged since the blocks were last counted; only for sparse files
-        self._sparse = False
         self._sealing = False
         self._synced_name = ""
         self.promised = False
@@ -163,7 +157,7 @@ class StagedFile:
             file, self._file = self._file, None
             if self.gone and self._directory is self._layout.staging:  # discarded: this frees the blocks
                 self._layout.release(file, self.size_bytes)
-                self._uncharge()
+                self._charge.set(0)
             else:
                 file.release()
 
@@ -179,11 +173,9 @@ class StagedFile:
         if length == 0:
             return 0
         end = offset + length
-        if offset > self.size_bytes:
-            self._sparse = True
-        await self._charge(length if self._sparse else max(0, end - self.size_bytes))
+        await self._charge.take_for(offset, end, self.size_bytes)
         if self.gone:
-            self._uncharge()
+            self._charge.set(0)
         self._must_be_writable()
         self.written = True
         self._follower.about_to_change(offset)
@@ -192,8 +184,7 @@ class StagedFile:
             await self._write_at(file.fd, data, offset)
             self.size_bytes = max(self.size_bytes, end)
             self._follower.wrote(offset, end, file)
-            if self._uncounted >= _RECOUNT_BYTES:
-                self._recount(file.fd)
+            self._charge.recount_if_due(file.fd, self.size_bytes)
         except OSError as error:
             mapped = self._layout.error(error, f"writing {self._where}")
             self._undo_growth(file.fd)
@@ -232,13 +223,64 @@ class StagedFile:
             self.size_bytes = size_bytes
             if size_bytes == 0:
                 self._integrity.emptied(file.fd)
-                self._sparse = False
-                self._uncharge()
-            elif self._sparse or shrinks_by < 0:
-                self._sparse = True
-                self._recount(file.fd)
-            else:
-                self._set_charge(min(self._charged, size_bytes))
+            self._charge.sparse |= shrinks_by < 0
+            self._charge.cut(file.fd, size_bytes)
+
+    async def allocate(self, offset: int, length: int, *, keep_size: bool) -> None:
+        """fallocate(2): keep room for a range, so that writing there does not fail for want of it, and make
+        the file as long unless told otherwise.
+
+        :class:`TierFull`; ``EOPNOTSUPP`` where the tier's disk cannot."""
+        self._must_be_writable()
+        end = offset + length
+        await self._charge.take_for(offset, end, self.size_bytes)
+        self.written = True
+        self._follower.about_to_change(self.size_bytes)
+        with self.opened() as file:
+            try:
+                with self._layout.errors(f"reserving room for {self._where}"):
+                    await self._reserve(file.fd, offset, length)
+                    if not keep_size and end > self.size_bytes:
+                        os.ftruncate(file.fd, end)
+                        self.size_bytes = end
+                self._charge.reserved(offset, end)
+            finally:
+                self._charge.recount(file.fd, self.size_bytes)
+
+    async def _reserve(self, fd: int, offset: int, length: int) -> None:
+        reserve = partial(blocks.reserve, fd, offset, length)
+        try:
+            await in_disk_thread(reserve)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                raise FilesystemError(errno.EOPNOTSUPP) from error
+            if error.errno not in NO_SPACE or not await self._space.make_room_on_disk(length):
+                raise
+            await in_disk_thread(reserve)
+
+    async def zero(self, offset: int, end: int, *, keep_room: bool) -> None:
+        """fallocate(2): bytes of the file become zeros; a hole, unless the room is to be kept.
+
+        ``EOPNOTSUPP`` where the tier's disk cannot keep it."""
+        self._must_be_writable()
+        self.written = True
+        self._follower.about_to_change(offset)
+        with self.opened() as file:
+            try:
+                with self._layout.errors(f"zeroing a part of {self._where}"):
+                    await in_disk_thread(partial(blocks.punch, file.fd, offset, end - offset))
+                    if keep_room:
+                        await self._reserve(file.fd, offset, end - offset)
+                    else:
+                        self._charge.freed(offset, end)
+                        self._charge.sparse = True
+            finally:
+                self._charge.recount(file.fd, self.size_bytes)
+
+    async def seek(self, offset: int, whence: int) -> int | None:
+        """lseek(2) with SEEK_DATA or SEEK_HOLE; ``None`` where no data follow."""
+        with self.opened() as file, self._layout.errors(f"looking for holes in {self._where}"):
+            return await in_disk_thread(partial(blocks.seek, file.fd, offset, whence, self.size_bytes))
 
     async def sync(self) -> None:
         """fdatasync(2), and the directory once per name: after a power failure the bytes are there. After a
@@ -268,7 +310,8 @@ class StagedFile:
         """A write failed half way: no byte of it may show beyond the length the file had."""
         try:
             os.ftruncate(fd, _length_on_disk(self.size_bytes))
-            self._recount(fd)
+            self._charge.freed(self.size_bytes)
+            self._charge.recount(fd, self.size_bytes)
         except OSError as error:
             self._integrity.fail(error, f"{self._where} could not be cut after a failed write")
 
@@ -320,6 +363,7 @@ class StagedFile:
         self._sealing = True
         try:
             with self.opened() as file:
+                self._give_back_unused(file.fd)
                 with self._layout.errors(f"computing the digests of {self._where}"):
                     digests = await self._follower.finish(file.fd, self.size_bytes)
                     # After the last byte was read: until then all of them were in memory, or on disk.
@@ -334,6 +378,13 @@ class StagedFile:
             self._sealing = False
         self.close_if_idle()  # those that wait for their upload must not use up the process's descriptors
         return digests
+
+    def _give_back_unused(self, fd: int) -> None:
+        """Room that was reserved behind the end; what is sealed does not grow."""
+        if self._charge.extends_to > self.size_bytes:
+            with self._layout.errors(f"cutting {self._where}"):
+                os.ftruncate(fd, self.size_bytes)
+            self._charge.cut(fd, self.size_bytes)
 
     def _trace_write(self) -> None:
         what = f"write {self.size_bytes} bytes" if self.local is Local.CACHE else "write"
@@ -372,7 +423,7 @@ class StagedFile:
         self._leave()
         self.close_if_idle()
         if self._file is None:
-            self._uncharge()
+            self._charge.set(0)
         if self.local is Local.TMP and self.sealed:  # what was never sealed was never drawn
             self._staging.tracer.step(self.local, Arrow.TO_DASHED, self.local, "delete", self.name)
 
@@ -383,7 +434,7 @@ class StagedFile:
         self._layout.rename(self._directory, self.name, directory, name)
         self._leave()
         self._directory, self.name = directory, name
-        charged, self._charged = self._charged, 0
+        charged = self._charge.hand_over()
         self.close_if_idle()
         return charged
 
@@ -392,35 +443,13 @@ class StagedFile:
         self._follower.about_to_change(0)
         self._staging.forget(self)
 
-    # -- accounts --------------------------------------------------------------------------------------
-
-    async def _charge(self, size_bytes: int) -> None:
-        if not self._space.try_reserve(size_bytes, Use.STAGED):
-            await self._space.reserve(size_bytes, Use.STAGED)
-        self._charged += size_bytes
-        if self._sparse:
-            self._uncounted += size_bytes
-
-    def _recount(self, fd: int) -> None:
-        """Charge what is allocated, but never more than a file of this length needs."""
-        self._uncounted = 0
-        self._set_charge(min(os.fstat(fd).st_blocks * 512, self.size_bytes))
-
-    def _set_charge(self, size_bytes: int) -> None:
-        if size_bytes < self._charged:
-            self._space.release(self._charged - size_bytes, Use.STAGED)
-        else:
-            self._space.adopt(size_bytes - self._charged, Use.STAGED)
-        self._charged = size_bytes
-
-    def _uncharge(self) -> None:
-        self._set_charge(0)
+    # -- the beginning ---------------------------------------------------------------------------------
 
     async def fill_from(self, source_fd: int, size_bytes: int) -> None:
         """Take over the first bytes of another file; only for one just made."""
         with self.opened() as file:
             try:
-                self._sparse = await copy_range(source_fd, file.fd, size_bytes, self._charge)
+                self._charge.sparse = await copy_range(source_fd, file.fd, size_bytes, self._charge.take)
             except OSError as error:
                 raise self._layout.error(error, f"copying into {self._where}") from error
             self.size_bytes = size_bytes
@@ -436,6 +465,6 @@ class StagedFile:
                 )
             self.size_bytes = status.st_size
             self._integrity.sealed(status)
-            self._sparse = status.st_blocks * 512 < status.st_size
+            self._charge.sparse = status.st_blocks * 512 < status.st_size
             self.written = True
-            self._recount(file.fd)
+            self._charge.recount(file.fd, self.size_bytes)

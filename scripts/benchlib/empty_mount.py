@@ -91,8 +91,9 @@ class EmptyOperations(pyfuse3.Operations):
 
 
 async def _serve(extension: Extension) -> None:
-    with extension.loop():
-        await pyfuse3.main(min_tasks=4, max_tasks=16)
+    async with trio.open_nursery() as nursery:
+        with extension.loop(nursery):
+            await pyfuse3.main(min_tasks=4, max_tasks=16)
 
 
 def main(mountpoint: Path, wanted: FuseExtension) -> None:

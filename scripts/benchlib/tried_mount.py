@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from unittest.mock import patch
 
 import pyfuse3
@@ -17,6 +16,7 @@ from benchlib.kernel import SETTINGS
 from s3blobfs.cli.main import run
 from s3blobfs.fs.facade import Filesystem
 from s3blobfs.fuse import mount
+from s3blobfs.fuse.extension.session import Extension
 from s3blobfs.fuse.operations import Operations
 
 
@@ -34,14 +34,14 @@ def main(name: str, arguments: list[str]) -> int:
             *,
             entry_timeout_s: float,
             attr_timeout_s: float,
-            connected: Callable[[], None],
+            extension: Extension,
         ) -> None:
             timeout_s = setting.timeout_s
             super().__init__(
                 filesystem,
                 entry_timeout_s=entry_timeout_s if timeout_s is None else timeout_s,
                 attr_timeout_s=attr_timeout_s if timeout_s is None else timeout_s,
-                connected=connected,
+                extension=extension,
             )
 
         async def create(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -16,8 +17,10 @@ DEADLINE_S = 30.0
 class Scenario:
     """One diagram in the making."""
 
-    def __init__(self, volume: MountedVolume, trace_file: Path) -> None:
+    def __init__(self, volume: MountedVolume, trace_file: Path, *, by_cp: bool = False) -> None:
+        """``by_cp``: direct copies are made by cp(1)."""
         self.volume = volume
+        self._by_cp = by_cp
         self.trace_file = trace_file
         self.root = volume.mountpoint
 
@@ -57,7 +60,10 @@ class Scenario:
             os.close(fd)
 
     def copy_directly(self, source: str, target: str) -> None:
-        self.volume.command("cp", self.root / source, self.root / target)
+        if self._by_cp:
+            subprocess.run(["cp", self.root / source, self.root / target], check=True)
+        else:
+            self.volume.command("cp", self.root / source, self.root / target)
 
     def look_for(self, blob: str) -> None:
         """Ask where a blob is; the answers are drawn."""

@@ -26,6 +26,12 @@ class Diagram:
     fixture: str
     perform: Callable[[Scenario], str]
     mode: Sequence[str]
+    by_cp: bool = False
+    """Direct copies are made by cp(1): it looks the same."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.fixture}{'-by-cp' if self.by_cp else ''}"
 
 
 DIAGRAMS = [
@@ -37,6 +43,7 @@ DIAGRAMS = [
         "versioned-cached-direct-copy", scenario.versioned_direct_copy, ["--mode", "versioned", "--cache"]
     ),
 ]
+DIAGRAMS += [replace(each, by_cp=True) for each in DIAGRAMS if each.perform is not scenario.versioned]
 
 
 @pytest.fixture(params=["moto_server", "weed_server"])
@@ -45,7 +52,7 @@ def server(request: pytest.FixtureRequest) -> S3Server:
     return found
 
 
-@pytest.fixture(params=DIAGRAMS, ids=lambda diagram: diagram.fixture)
+@pytest.fixture(params=DIAGRAMS, ids=lambda diagram: diagram.name)
 def diagram(request: pytest.FixtureRequest) -> Diagram:
     found: Diagram = request.param
     return found
@@ -84,7 +91,7 @@ def test_the_trace_is_the_diagram_and_what_the_server_received(
     diagram: Diagram, volume: MountedVolume, proxy: RecordingProxy, tmp_path: Path
 ) -> None:
     proxy.clear()
-    trace = diagram.perform(Scenario(volume, tmp_path / "trace.puml"))
+    trace = diagram.perform(Scenario(volume, tmp_path / "trace.puml", by_cp=diagram.by_cp))
     arrived = received(volume.bucket, list(proxy.requests))
 
     expected = (FIXTURES / f"{diagram.fixture}.puml").read_text().splitlines()

@@ -18,6 +18,8 @@ ALLOWED = {
     (State.DIRTY, Event.ABANDON_EMPTY): State.EMPTY,
     (State.EMPTY, Event.REPLACE): State.CLEAN,
     (State.CLEAN, Event.REPLACE): State.CLEAN,
+    (State.DIRTY, Event.REPLACE): State.CLEAN,
+    (State.SEALED, Event.REPLACE): State.CLEAN,
 }
 """Written down a second time, so that a change of the table is a change of its test."""
 

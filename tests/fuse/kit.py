@@ -14,6 +14,7 @@ import trio
 from pyfuse3 import EntryAttributes, FUSEError, InodeT, RequestContext
 
 from s3blobfs.fuse.extension.session import Extension
+from s3blobfs.fuse.extension.unbound import UnboundOperations
 
 FILE = 2
 """The inode of every name."""
@@ -47,24 +48,29 @@ class TinyOperations(pyfuse3.Operations):
 
 @asynccontextmanager
 async def served(
-    operations: pyfuse3.Operations, extension: Extension, mountpoint: Path
+    operations: pyfuse3.Operations,
+    extension: Extension,
+    mountpoint: Path,
+    unbound: UnboundOperations | None = None,
 ) -> AsyncIterator[None]:
     """Mounted inside, as :func:`s3blobfs.fuse.mount.serve` does it; system calls on it have to be made in
     other threads."""
     mountpoint.mkdir(exist_ok=True)
-    extension.prepare()
+    extension.prepare(unbound)
     pyfuse3.init(operations, os.fspath(mountpoint), {"fsname=tiny"})
     try:
         extension.negotiate(operations)
-        with extension.loop():
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(pyfuse3.main, 2, 16)
-                await trio.to_thread.run_sync(os.stat, mountpoint)
-                try:
-                    yield
-                finally:
-                    pyfuse3.terminate()
+        async with trio.open_nursery() as requests:
+            with extension.loop(requests):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(pyfuse3.main, 2, 16)
+                    await trio.to_thread.run_sync(os.stat, mountpoint)
+                    try:
+                        yield
+                    finally:
+                        pyfuse3.terminate()
+            requests.cancel_scope.cancel()
     finally:
-        extension.close()
         pyfuse3.close()
+        extension.close()
     assert not mountpoint.is_mount()

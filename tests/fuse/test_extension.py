@@ -142,7 +142,7 @@ def test_a_greeting_that_cannot_be_answered_names_the_switch(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("option", "shown"), [("auto", "full|init only"), ("init", "init only"), ("off", r"off \(not wanted\)")]
+    ("option", "shown"), [("auto", "full"), ("init", "init only"), ("off", r"off \(no more is wanted\)")]
 )
 def test_status_tells_what_is_used(moto_server: S3Server, tmp_path: Path, option: str, shown: str) -> None:
     volume = MountedVolume(

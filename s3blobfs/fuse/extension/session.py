@@ -8,12 +8,16 @@ import logging
 from collections.abc import Iterator
 
 import pyfuse3
+import trio
 
 from s3blobfs.config import FuseExtension
 from s3blobfs.errors import UsageError
 from s3blobfs.fuse.extension.eager import eager_loop
 from s3blobfs.fuse.extension.handshake import ADDED, ALWAYS, DeviceNotFound, Handshake
+from s3blobfs.fuse.extension.hooks import CannotHook, Hooks
+from s3blobfs.fuse.extension.libfuse import OpenBit
 from s3blobfs.fuse.extension.protocol import InitFlag
+from s3blobfs.fuse.extension.unbound import UnboundOperations, UnboundRequests
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +28,8 @@ class Level(enum.Enum):
     OFF = "off"
     INIT = "init only"
     """FUSE_INIT answered here, and the eager loop."""
+    FULL = "full"
+    """Operations, too, that pyfuse3 does not bind, and bits of the answers to open."""
 
 
 def _choices_of(operations: pyfuse3.Operations) -> InitFlag:
@@ -45,8 +51,10 @@ class Extension:
     def __init__(self, wanted: FuseExtension) -> None:
         self._wanted = wanted
         self._handshake: Handshake | None = None
+        self._hooks: Hooks | None = None
+        self._unbound: UnboundRequests | None = None
         self.level = Level.OFF
-        self.reason = "" if wanted is not FuseExtension.OFF else "not wanted"
+        self.reason = "" if wanted is FuseExtension.AUTO else "no more is wanted"
         """Why there is no more of it than :attr:`level`."""
 
     @property
@@ -54,14 +62,25 @@ class Extension:
         """For ``status`` and the log."""
         return f"{self.level.value} ({self.reason})" if self.reason else self.level.value
 
-    def prepare(self) -> None:
-        """Find out what can be had. Fails never: what cannot be had is left out."""
+    def prepare(self, unbound: UnboundOperations | None = None) -> None:
+        """Find out what can be had, for handlers of what pyfuse3 does not bind, if there are any. Fails
+        never: what cannot be had is left out."""
         if self._wanted is FuseExtension.OFF:
             return
         try:
             self._handshake = Handshake()
         except OSError as error:
             self.reason = f"what is open cannot be listed: {error.strerror}"
+            return
+        if self._wanted is FuseExtension.AUTO and unbound is not None:
+            requests = UnboundRequests(unbound)
+            try:
+                self._hooks = Hooks(requests.table())
+            except CannotHook as error:
+                self.reason = str(error)
+            else:
+                requests.library = self._hooks.libfuse
+                self._unbound = requests
 
     def negotiate(self, operations: pyfuse3.Operations) -> None:
         """Tell the kernel what is wanted.
@@ -71,7 +90,7 @@ class Extension:
         if handshake is not None:
             try:
                 handshake.answer(ALWAYS | ADDED | _choices_of(operations))
-                self.level = Level.INIT
+                self.level = self._level_reached()
             except DeviceNotFound as error:
                 self._handshake = None
                 self.reason = str(error)
@@ -82,14 +101,31 @@ class Extension:
                 ) from error
         log.info("FUSE extension: %s", self.status)
 
+    def _level_reached(self) -> Level:
+        if self._hooks is None:
+            return Level.INIT
+        if not self._hooks.complete:
+            self.reason = "pyfuse3 binds by itself what was to be added"
+            return Level.INIT
+        return Level.FULL
+
+    def add_to_answer(self, handle: int, bits: OpenBit) -> None:
+        """Of open or opendir, before it is given."""
+        if self.level is Level.FULL:
+            assert self._hooks is not None
+            self._hooks.answers[handle] = bits
+
     def connected(self) -> None:
         """libfuse has read the greeting."""
         if self._handshake is not None:
             self._handshake.hand_over()
 
     @contextlib.contextmanager
-    def loop(self) -> Iterator[None]:
-        """``pyfuse3.main`` inside runs as it should."""
+    def loop(self, nursery: trio.Nursery) -> Iterator[None]:
+        """``pyfuse3.main`` inside runs as it should. What pyfuse3 does not bind runs in the nursery, which
+        must have ended before ``pyfuse3.close``."""
+        if self._unbound is not None:
+            self._unbound.nursery = nursery
         if self.level is Level.OFF:
             yield
         else:
@@ -97,6 +133,9 @@ class Extension:
                 yield
 
     def close(self) -> None:
-        """Leave nothing open. May be called again."""
+        """Leave nothing open and nothing changed, after ``pyfuse3.close``."""
+        if self._hooks is not None:
+            self._hooks.remove()
+            self._hooks = None
         if self._handshake is not None:
             self._handshake.close()
