@@ -179,21 +179,12 @@ def _operations(
         small.mount()
         large.mount()
         small.settle()
-        _read_whole(small.index)
-        _read_whole(large.index)
         rows = compare(few, many, min(results.few.files, results.few.inodes), count)
         for row in rows:
             say(f"{row.title}: {row.ratio:.2f}, spread {row.spread:.0%}")
         results.operations += rows
         small.umount()
         large.umount()
-
-
-def _read_whole(path: Path) -> None:
-    """Bring a file into the operating system's memory."""
-    with path.open("rb", buffering=0) as file:
-        while file.read(MIB):
-            pass
 
 
 def _walks(large: ScaledVolume, sizes: Sizes, say: Say) -> tuple[list[Walk], float]:

@@ -18,9 +18,9 @@ _Grid = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 """Title, headings, rows; the first column is text, the others are figures."""
 
 _PARTS = {
-    "name": ("dentries",),
-    "inode": ("inodes",),
-    "content of its own": ("blobs", "blob_checksums"),
+    "a name": ("dentries",),
+    "an inode": ("inodes",),
+    "a content of its own": ("blobs", "blob_checksums"),
 }
 
 
@@ -110,7 +110,7 @@ def _index_rows(results: ScaleResults) -> list[tuple[str, str]]:
     assert results.index is not None and results.contents is not None and results.snapshot is not None
     index, contents, snapshot = results.index, results.contents, results.snapshot
     rows = [("its size", f"{index.total_bytes / 1e6:,.0f} MB")]
-    rows += [(f"bytes for a {part}", f"{_bytes(part, index, contents):.0f}") for part in _PARTS]
+    rows += [(f"bytes for {part}", f"{_bytes(part, index, contents):.0f}") for part in _PARTS]
     return [
         *rows,
         ("a snapshot of it in the bucket", f"{snapshot.size_bytes / index.total_bytes:.2f} of its size"),
@@ -123,7 +123,7 @@ def _index_rows(results: ScaleResults) -> list[tuple[str, str]]:
 
 
 def _bytes(part: str, index: IndexSize, contents: IndexSize) -> float:
-    return (contents if part == "content of its own" else index).of(*_PARTS[part])
+    return (contents if part == "a content of its own" else index).of(*_PARTS[part])
 
 
 def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

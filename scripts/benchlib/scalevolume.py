@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchlib.content import drop_pages
 from benchlib.volume import MODES, CommandFailed, Volume
-from s3blobfs.config import KIB, S3Options
+from s3blobfs.config import KIB, MIB, S3Options
 from s3blobfs.replica import names
 from s3blobfs.s3.connection import S3Connection
 
@@ -74,6 +74,12 @@ class ScaledVolume(Volume):
     @property
     def index(self) -> Path:
         return self._index
+
+    def read_index(self) -> None:
+        """After this the operating system has the index in memory, as far as there is room."""
+        with self._index.open("rb", buffering=0) as file:
+            while file.read(MIB):
+                pass
 
     def forget_index_pages(self) -> None:
         """After this the operating system has nothing of the index in memory, what SQLite itself caches
