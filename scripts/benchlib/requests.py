@@ -198,9 +198,14 @@ def table(figures: dict[tuple[str, str], Figures], servers: Sequence[Server], ro
                 f"{statistics.median(found.rates):,.0f}",
                 f"{statistics.median(found.cpu_us):.1f}",
                 f"{statistics.median(one / other for one, other in pairs):.2f}",
-                f"{statistics.median(empty.cpu_us) / statistics.median(found.cpu_us):.2f}",
+                _ratio(statistics.median(empty.cpu_us), statistics.median(found.cpu_us)),
             )
     return made
+
+
+def _ratio(one: float, other: float) -> str:
+    """Processor time is told in steps of 10 ms: a short run may show none."""
+    return f"{one / other:.2f}" if one and other else "-"
 
 
 @click.command()
