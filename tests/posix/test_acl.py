@@ -73,6 +73,27 @@ def test_lists_and_modes_as_on_the_own_filesystem(
     assert steps(here / name) == steps(plain / name)
 
 
+def test_a_default_list_stands_in_the_place_of_the_umask(own_volume: NewVolume, plain: Path) -> None:
+    """Which needs the FUSE extension (docs/fuse-extension.md)."""
+
+    def made_below(directory: Path, umask: int) -> list[tuple[int, dict[bytes, bytes]]]:
+        parents = [directory / f"without-{umask}", directory / f"with-{umask}"]
+        os.umask(0)
+        for parent in parents:
+            parent.mkdir()
+        put(parents[1], DEFAULT, acl("u::rwx,u:65534:rwx,g::r-x,m::rwx,o::r--"))
+        os.umask(umask)
+        for parent in parents:
+            (parent / "sub").mkdir()
+            (parent / "f").touch()
+            os.mkfifo(parent / "p")
+        return [seen(parent / name) for parent in parents for name in ("sub", "f", "p")]
+
+    with own_volume("digest-cached") as volume:
+        for umask in (0o077, 0o027, 0o777):
+            assert made_below(volume.mountpoint, umask) == made_below(plain, umask)
+
+
 def test_lists_are_kept(own_volume: NewVolume) -> None:
     with own_volume("digest-cached") as volume:
         path = volume.mountpoint / "d"

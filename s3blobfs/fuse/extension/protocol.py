@@ -36,6 +36,8 @@ class InitFlag(enum.IntFlag):
     EXPORT_SUPPORT = 1 << 4
     """LOOKUP of ``.`` and ``..``."""
     BIG_WRITES = 1 << 5
+    DONT_MASK = 1 << 6
+    """The umask is this side's part: a default ACL stands in its place (umask(2))."""
     IOCTL_DIR = 1 << 11
     AUTO_INVAL_DATA = 1 << 12
     """Pages go when the modification time changes behind the kernel's back."""

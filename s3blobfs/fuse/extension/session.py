@@ -40,7 +40,7 @@ def _choices_of(operations: pyfuse3.Operations) -> InitFlag:
     if operations.enable_writeback_cache:
         chosen |= InitFlag.WRITEBACK_CACHE
     if operations.enable_acl:
-        chosen |= InitFlag.POSIX_ACL
+        chosen |= InitFlag.POSIX_ACL | InitFlag.DONT_MASK
     return chosen
 
 
