@@ -121,6 +121,7 @@ def peers(
         run_peers(
             Path(made), systems, chosen, rounds or (1 if quick else _ROUNDS), state, console.print, save
         )
+    save()  # there may have been nothing left to measure
     click.echo(as_markdown(state))
     if any(failure.turn.system in OURS for failure in state.failures):
         sys.exit("bench: s3blobfs failed")
