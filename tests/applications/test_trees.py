@@ -30,10 +30,10 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_tar_in_and_out(here: Path, outside: Path, tmp_path: Path) -> None:
-    run("tar", "-cf", tmp_path / "in.tar", "tree", cwd=outside.parent)
+    run("tar", "--format=posix", "-cf", tmp_path / "in.tar", "tree", cwd=outside.parent)
     run("tar", "-xpf", tmp_path / "in.tar", cwd=here)
     assert seen(here / "tree") == seen(outside)
-    run("tar", "-cf", here / "out.tar", "tree", cwd=here)
+    run("tar", "--format=posix", "-cf", here / "out.tar", "tree", cwd=here)
     run("tar", "-xpf", here / "out.tar", cwd=tmp_path)
     assert seen(tmp_path / "tree") == seen(outside)
 
