@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.applications.trees import make_tree, run, seen
+from tests.applications.trees import FULL_SIZE, make_tree, run, seen
 
-FILES = 5_000
+FILES = 5_000 if FULL_SIZE else 500
 WHO = {
     "GIT_CONFIG_GLOBAL": "/dev/null",
     "GIT_CONFIG_SYSTEM": "/dev/null",

@@ -9,6 +9,9 @@ import stat
 import subprocess
 from pathlib import Path
 
+FULL_SIZE = os.environ.get("S3BLOBFS_APPLICATIONS") == "full"
+"""As large as people's own work is, which takes a quarter of an hour; otherwise a tenth of it."""
+
 Described = dict[bytes, tuple[object, ...]]
 
 
