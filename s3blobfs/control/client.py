@@ -132,7 +132,10 @@ class Conversation:
         raise _error_of(message)
 
     def _receive(self) -> Json:
-        line = self._lines.readline(ANSWER_MAX_BYTES + 1)
+        try:
+            line = self._lines.readline(ANSWER_MAX_BYTES + 1)
+        except ConnectionResetError:  # it was killed before it had read the request
+            line = b""
         if not line.endswith(b"\n"):
             raise ControlError("the mount's process ended before it answered; look at its log")
         return decode(line)
