@@ -12,7 +12,7 @@ from s3blobfs.control.messages import ControlError
 
 @pytest.mark.parametrize("read_before", [True, False], ids=["after it read", "before it read"])
 def test_the_mount_is_killed_while_it_works(*, read_before: bool) -> None:
-    """Of what it did not read the kernel tells by ECONNRESET (unix(7)), otherwise by the end of the stream."""
+    """What it did not read is told by ECONNRESET (unix(7)), otherwise there is the end of the stream."""
     ours, theirs = socket.socketpair()
     ours.sendall(b"request\n")
     if read_before:
