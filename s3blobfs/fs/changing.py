@@ -53,7 +53,9 @@ class Changing:
             if inode.removed:
                 inode.amend(wanted)
             else:
-                changed, access_list = await self._core.db.write(lambda tx: _write_attributes(tx, wanted))
+                changed, access_list = await self._core.db.write(
+                    lambda tx: _write_attributes(tx, wanted, mode_before=row.mode)
+                )
                 inode.apply(changed)
                 if access_list is not None and inode.xattrs is not None:
                     inode.xattrs[acl.ACCESS] = access_list
@@ -88,9 +90,12 @@ def _first(*candidates: int | None) -> int:
     return next(candidate for candidate in candidates if candidate is not None)
 
 
-def _write_attributes(tx: Transaction, wanted: InodeRow) -> tuple[InodeRow, bytes | None]:
+def _write_attributes(
+    tx: Transaction, wanted: InodeRow, *, mode_before: int
+) -> tuple[InodeRow, bytes | None]:
     """Answers the access ACL, too, if the mode changed it (chmod(2) of a file that has one)."""
-    access_list = _follow_mode(tx, wanted.id, wanted.mode)
+    # The list agrees with the mode as it was.
+    access_list = _follow_mode(tx, wanted.id, wanted.mode) if wanted.mode != mode_before else None
     changed = inodes.update(
         tx,
         wanted.id,
