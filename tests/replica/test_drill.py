@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -28,10 +30,13 @@ LOAD_S = 4.0
 
 
 class Load:
-    """Writes files until the mount is gone, and notes which were acknowledged."""
+    """Writes files until the mount is gone, and notes which were acknowledged.
+
+    Relative to an open descriptor of its root: the mountpoint's path would lead into the directory below once
+    the mount is taken away, and a thread that slept meanwhile would go on there for ever."""
 
     def __init__(self, mountpoint: Path) -> None:
-        self._mountpoint = mountpoint
+        self._root = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY)
         self.acknowledged: dict[str, str] = {}
         """Path to digest."""
         self._thread = threading.Thread(target=self._run)
@@ -44,17 +49,20 @@ class Load:
         assert not self._thread.is_alive()
 
     def _run(self) -> None:
-        number = 0
         try:
-            while True:
-                directory = self._mountpoint / f"d{number % 7}"
-                directory.mkdir(exist_ok=True)
+            for number in itertools.count():
+                directory = f"d{number % 7}"
+                if number < 7:
+                    os.mkdir(directory, dir_fd=self._root)
                 data = os.urandom(1000 + number % 5000)
-                (directory / f"f{number}").write_bytes(data)
-                self.acknowledged[f"d{number % 7}/f{number}"] = hashlib.sha256(data).hexdigest()
-                number += 1
-        except OSError:
-            return  # the mount was killed
+                path = f"{directory}/f{number}"
+                with open(os.open(path, os.O_WRONLY | os.O_CREAT, dir_fd=self._root), "wb") as file:
+                    file.write(data)
+                self.acknowledged[path] = hashlib.sha256(data).hexdigest()
+        except OSError as error:
+            assert error.errno in (errno.ENOTCONN, errno.ECONNABORTED), error  # the mount was killed
+        finally:
+            os.close(self._root)
 
 
 @pytest.fixture
