@@ -51,7 +51,11 @@ class Writing:
     # -- changing ------------------------------------------------------------------------------------
 
     async def write(self, handle: FileHandle, offset: int, data: bytes) -> int:
-        """pwrite(2) of all of ``data``; with O_APPEND at the end of the file.
+        """pwrite(2) of all of ``data``; with O_APPEND not beyond the end of the file.
+
+        The kernel itself turns an append into a write at the end that it knows, and that can be ahead of
+        ours (a direct copy has put a smaller content there). What comes before the end through such a handle
+        is a store through a mapping, which the kernel sends by any handle that is open for writing.
 
         ``EFBIG`` beyond what one S3 object holds; :class:`TierFull` when the local tier has no room, or, with
         durability ``disk``, the queue of uploads (see :mod:`s3blobfs.writeback.admission`)."""
@@ -64,7 +68,7 @@ class Writing:
         inode = handle.inode
         async with inode.lock:
             if handle.appends:
-                offset = inode.size_bytes
+                offset = min(offset, inode.size_bytes)
             if offset + len(data) > OBJECT_MAX_BYTES:
                 raise FilesystemError(errno.EFBIG)
             staged = await self.writable(inode)

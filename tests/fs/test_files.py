@@ -309,17 +309,27 @@ async def test_trunc_empties(any_rig: Rig) -> None:
     assert await rig.read_file(b"f") == b"new"
 
 
-async def test_append_writes_at_the_end_whatever_the_offset(any_rig: Rig) -> None:
+async def test_an_append_goes_to_the_end_whatever_the_kernel_takes_for_it(any_rig: Rig) -> None:
     rig = any_rig
     made = await rig.write_file(b"f", b"one")
     async with (
         opened_file(rig, made.inode_id, os.O_WRONLY | os.O_APPEND) as first,
         opened_file(rig, made.inode_id, os.O_WRONLY | os.O_APPEND) as second,
     ):
-        await rig.fs.write(first, 0, b" two")
-        await rig.fs.write(second, 0, b" three")
-        await rig.fs.write(first, 1, b" four")
+        await rig.fs.write(first, 3, b" two")
+        await rig.fs.write(second, 1000, b" three")
+        await rig.fs.write(first, 13, b" four")
     assert await rig.read_file(b"f") == b"one two three four"
+
+
+async def test_a_store_through_a_mapping_stays_where_it_is_though_the_handle_appends(any_rig: Rig) -> None:
+    rig = any_rig
+    made = await rig.write_file(b"f", b"content")
+    async with opened_file(rig, made.inode_id, os.O_RDWR | os.O_APPEND) as handle:
+        await rig.fs.write(handle, 0, b"CON")
+        await rig.fs.write(handle, 7, b"!")
+        await rig.fs.write(handle, 5, b"NT")
+    assert await rig.read_file(b"f") == b"CONteNT!"
 
 
 async def test_handles_do_what_they_were_opened_for(rig: Rig) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import queue
+import shutil
 import stat
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -20,14 +21,17 @@ import trio
 from s3blobfs.errors import FilesystemError, S3BlobFSError
 from s3blobfs.fs.attributes import AttributeChanges, Attributes, Caller
 from s3blobfs.fs.facade import Filesystem
+from s3blobfs.fs.handles import FileHandle
 from s3blobfs.fuse.errno_table import errno_of
-from tests.model.driver import Status
+from tests.model.driver import Status, Where
 from tests.support.rig import ROOT, Rig, Setup, open_rig
 
 T = TypeVar("T")
 
 SUPERUSER = Caller(uid=0, gid=0)
 XATTR_CREATE, XATTR_REPLACE = 1, 2
+END = 2**62
+"""Beyond the end of any file: where the kernel, which knows the size, would have an append go."""
 
 
 class RigThread:
@@ -340,17 +344,17 @@ class DirectDriver:
         return self._call(self._fs.write, self._files[number], offset, data)
 
     def append(self, number: int, data: bytes) -> int:
-        return self.pwrite(number, 0, data)
+        return self.pwrite(number, END, data)
 
     def _empty_write(self, number: int) -> int:
         """The kernel answers these without asking."""
-        if not self._thread.rig.fs._core.handles.file(self._files[number]).writable:
+        if not self._handle(number).writable:
             raise OSError(errno.EBADF, "not open for writing")
         return 0
 
     def ftruncate(self, number: int, size: int) -> None:
         async def do() -> None:
-            if not self._fs._core.handles.file(self._files[number]).writable:
+            if not self._handle(number).writable:
                 raise FilesystemError(errno.EINVAL)
             await self._fs.setattr(self._inodes[number], AttributeChanges(size_bytes=size))
 
@@ -362,8 +366,47 @@ class DirectDriver:
     def fstat(self, number: int) -> Status:
         return _status(self._call(self._fs.getattr, self._inodes[number]))
 
-    def remount(self) -> None:
+    def mapped_write(self, number: int, offset: int, data: bytes) -> None:
+        self._call(self._fs.write, self._files[number], offset, data)  # so the kernel tells, sooner or later
+
+    def fallocate(self, number: int, mode: int, offset: int, length: int) -> None:
+        if length <= 0:
+            raise OSError(errno.EINVAL, "there is nothing to be allocated")
+        if not self._handle(number).writable:
+            raise OSError(errno.EBADF, "not open for writing")
+        self._call(self._fs.fallocate, self._files[number], mode, offset, length)
+
+    def copy_range(self, source: int, offset: int, target: int, target_offset: int, length: int) -> int:
+        """generic_copy_file_checks() of the kernel, and what it then asks for."""
+        readable, writable = self._handle(source), self._handle(target)
+        if not readable.readable or not writable.writable or writable.appends:
+            raise OSError(errno.EBADF, "not open for that")
+        length = max(0, min(length, readable.inode.size_bytes - offset))
+        if readable.inode is writable.inode and abs(offset - target_offset) < length:
+            raise OSError(errno.EINVAL, "the ranges overlap")
+        if length == 0:
+            return 0
+        files = self._files
+        return self._call(
+            self._fs.copy_file_range, files[source], offset, files[target], target_offset, length
+        )
+
+    def append_at_once(self, pieces: Sequence[tuple[int, bytes]]) -> None:
+        async def do() -> None:
+            async with trio.open_nursery() as nursery:
+                for number, data in pieces:
+                    nursery.start_soon(self._fs.write, self._files[number], END, data)
+
+        self._call(do)
+
+    def _handle(self, number: int) -> FileHandle:
+        return self._fs._core.handles.file(self._files[number])
+
+    def remount(self, where: Where) -> None:
+        """Another machine is not for this driver, whose volume has no copy of its index."""
         self._thread.stop()
+        if where is Where.EMPTY_CACHE:
+            shutil.rmtree(self._setup.directory / "tier")
         self._thread = RigThread(self._setup)
 
     def stop(self) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import enum
 import errno
+import mmap
 import os
 import stat
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from tests.support.fallocate import fallocate
 from tests.support.renameat2 import renameat2
 
 PAGE = 4096
@@ -53,6 +58,14 @@ class Status:
         )
 
 
+class Where(enum.Enum):
+    """The next mount of the same volume."""
+
+    HERE = "here"
+    EMPTY_CACHE = "here, with an empty cache"
+    ELSEWHERE = "on another machine, which has nothing but the bucket"
+
+
 class Driver(Protocol):
     """Paths are relative to the driver's root; open files are known by the number the machine gave them.
     Failures are ``OSError``."""
@@ -82,13 +95,17 @@ class Driver(Protocol):
     def ftruncate(self, number: int, size: int) -> None: ...
     def fsync(self, number: int) -> None: ...
     def fstat(self, number: int) -> Status: ...
-    def remount(self) -> None: ...
+    def mapped_write(self, number: int, offset: int, data: bytes) -> None: ...
+    def fallocate(self, number: int, mode: int, offset: int, length: int) -> None: ...
+    def copy_range(self, source: int, offset: int, target: int, target_offset: int, length: int) -> int: ...
+    def append_at_once(self, pieces: Sequence[tuple[int, bytes]]) -> None: ...
+    def remount(self, where: Where) -> None: ...
 
 
 class DirectoryDriver:
     """System calls below a directory: the model itself, or a mount."""
 
-    def __init__(self, root: Path, remount: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, root: Path, remount: Callable[[Where], None] = lambda where: None) -> None:
         self._root = os.fsencode(root)
         self._remount = remount
         self._files: dict[int, int] = {}
@@ -172,5 +189,26 @@ class DirectoryDriver:
     def fstat(self, number: int) -> Status:
         return Status.of(os.fstat(self._files[number]))
 
-    def remount(self) -> None:
-        self._remount()
+    def mapped_write(self, number: int, offset: int, data: bytes) -> None:
+        with mmap.mmap(self._files[number], offset + len(data)) as mapping:
+            mapping[offset:] = data
+
+    def fallocate(self, number: int, mode: int, offset: int, length: int) -> None:
+        fallocate(self._files[number], mode, offset, length)
+
+    def copy_range(self, source: int, offset: int, target: int, target_offset: int, length: int) -> int:
+        return os.copy_file_range(self._files[source], self._files[target], length, offset, target_offset)
+
+    def append_at_once(self, pieces: Sequence[tuple[int, bytes]]) -> None:
+        with ThreadPoolExecutor(len(pieces)) as pool:
+            together = threading.Barrier(len(pieces))
+
+            def append(number: int, data: bytes) -> None:
+                together.wait()
+                assert self.append(number, data) == len(data)
+
+            for done in [pool.submit(append, *piece) for piece in pieces]:
+                done.result()
+
+    def remount(self, where: Where) -> None:
+        self._remount(where)

@@ -13,7 +13,8 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from tests.model.driver import Driver, Outcome, outcome_of
+from tests.model.driver import Driver, Outcome, Where, outcome_of
+from tests.support.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE
 from tests.support.renameat2 import RENAME_EXCHANGE, RENAME_NOREPLACE
 
 NAMES = [b"a", b"b", b"c\n", b"d@", b"\xff\xfe", b"e" * 255]
@@ -36,6 +37,7 @@ open_flags = st.tuples(
     st.sampled_from([0, 0, os.O_TRUNC]),
     st.sampled_from([0, 0, os.O_APPEND]),
 ).map(lambda flags: flags[0] | flags[1] | flags[2] | flags[3])
+ALLOCATIONS = [0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE]
 # Of the first and the last second that it can express, the model's own filesystem drops the fraction.
 times_ns = st.integers((-(2**31) + 1) * 10**9, 2**33 * 10**9)
 xattr_names = st.sampled_from([b"user.one", b"user.two", b"trusted.three"])
@@ -48,6 +50,8 @@ class FilesystemMachine(RuleBasedStateMachine):
 
     model: Driver
     subject: Driver
+    has_ranges = True
+    """Whether the subject does more of fallocate(2) than what every filesystem does."""
 
     def make_drivers(self) -> tuple[Driver, Driver]:
         raise NotImplementedError
@@ -57,6 +61,7 @@ class FilesystemMachine(RuleBasedStateMachine):
         self.model, self.subject = self.make_drivers()
         self.open_numbers: set[int] = set()
         self.appending: set[int] = set()
+        self.flags: dict[int, int] = {}
         self.next_number = 0
 
     def both(self, operation: str, *arguments: Any) -> Outcome:
@@ -149,6 +154,7 @@ class FilesystemMachine(RuleBasedStateMachine):
         if self.both("open", number, path, flags, mode | 0o600).error is not None:
             return multiple()
         self.open_numbers.add(number)
+        self.flags[number] = flags
         if flags & os.O_APPEND:
             self.appending.add(number)
         return number
@@ -184,6 +190,53 @@ class FilesystemMachine(RuleBasedStateMachine):
         if number in self.open_numbers:
             self.both("ftruncate", number, size)
 
+    @rule(number=handles, offset=sizes, data=contents.filter(len))
+    def mapped_write(self, number: int, offset: int, data: bytes) -> None:
+        """A store through a shared mapping of a part that the file has."""
+        if number in self.open_numbers and self.flags[number] & os.O_ACCMODE == os.O_RDWR:
+            size = self.both("fstat", number).value.size_bytes
+            if offset + len(data) <= size:
+                self.both("mapped_write", number, offset, data)
+
+    @rule(number=handles, mode=st.sampled_from(ALLOCATIONS), offset=sizes, length=sizes)
+    def fallocate(self, number: int, mode: int, offset: int, length: int) -> None:
+        if number in self.open_numbers and self.has_ranges:
+            self.both("fallocate", number, mode, offset, length)
+
+    @rule(source=handles, into=handles, offset=sizes, into_offset=sizes, length=sizes)
+    def copy_range(self, source: int, into: int, offset: int, into_offset: int, length: int) -> None:
+        self._copy_range(source, offset, into, into_offset, length)
+
+    @rule(source=handles, into=handles)
+    def copy_whole(self, source: int, into: int) -> None:
+        """What cp(1) does, which may be a copy in the index alone."""
+        self._copy_range(source, 0, into, 0, 2**20)
+
+    def _copy_range(self, source: int, offset: int, into: int, into_offset: int, length: int) -> None:
+        if {source, into} <= self.open_numbers:
+            self.both("copy_range", source, offset, into, into_offset, length)
+
+    @rule(path=paths, writers=st.integers(2, 4), size=st.sampled_from([1, 5, 5000]))
+    def append_at_once(self, path: bytes, writers: int, size: int) -> None:
+        """Every piece is there, whole, whatever the order was. The model then does it in that order."""
+        if self._is_special(path):
+            return
+        numbers = range(self.next_number, self.next_number + writers)
+        self.next_number += writers
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        if any(self.both("open", number, path, flags, 0o600).error is not None for number in numbers):
+            return
+        first = numbers[0]
+        size_before = self.both("fstat", first).value.size_bytes
+        pieces = {bytes([65 + number - first]) * size: number for number in numbers}
+        self.subject.append_at_once([(number, piece) for piece, number in pieces.items()])
+        for offset in range(size_before, size_before + writers * size, size):
+            piece = self.subject.pread(first, offset, size)
+            assert piece in pieces, f"{path!r} has {piece[:20]!r} at {offset}"
+            self.model.append(pieces.pop(piece), piece)
+        for number in numbers:
+            self.both("close", number)
+
     @rule(number=handles)
     def fsync(self, number: int) -> None:
         if number in self.open_numbers:
@@ -194,13 +247,13 @@ class FilesystemMachine(RuleBasedStateMachine):
         if number in self.open_numbers:
             self.both("fstat", number)
 
-    @rule()
-    def remount(self) -> None:
+    @rule(where=st.sampled_from(Where))
+    def remount(self, where: Where) -> None:
         for number in sorted(self.open_numbers):
             self.both("close", number)
         self.open_numbers.clear()
-        self.model.remount()
-        self.subject.remount()
+        self.model.remount(where)
+        self.subject.remount(where)
         self.compare_trees()
 
     # -- the whole -----------------------------------------------------------------------------------
@@ -233,4 +286,4 @@ class FilesystemMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "model"):
-            self.remount()
+            self.remount(Where.HERE)

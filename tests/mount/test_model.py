@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.model.driver import DirectoryDriver, Driver
+from tests.model.driver import DirectoryDriver, Driver, Where
 from tests.model.machine import FilesystemMachine
 from tests.support.mounted import MountedVolume
 
@@ -37,10 +38,17 @@ class MountMachine(FilesystemMachine):
         self.remounts_left = REMOUNTS
         return DirectoryDriver(roots[0]), DirectoryDriver(roots[1], self.remount_volume)
 
-    def remount_volume(self) -> None:
+    def remount_volume(self, where: Where) -> None:
         self.remounts_left -= 1
-        if self.remounts_left >= 0:
-            self.volume.remount()
+        if self.remounts_left < 0:
+            return
+        self.volume.umount()
+        if where is Where.EMPTY_CACHE:
+            shutil.rmtree(self.volume.tier)
+        elif where is Where.ELSEWHERE:
+            self.volume.lose_machine()
+            self.volume.recover()
+        self.volume.mount()
 
     def teardown(self) -> None:
         self.remounts_left = 1
@@ -48,9 +56,9 @@ class MountMachine(FilesystemMachine):
 
 
 @pytest.mark.timeout(60 + 60 * EXAMPLES)
-def test_behaves_as_a_plain_directory(volume: MountedVolume) -> None:
+def test_behaves_as_a_plain_directory(volume: MountedVolume, extended: bool) -> None:
     class Machine(MountMachine):
-        pass
+        has_ranges = extended
 
     with tempfile.TemporaryDirectory(prefix="s3blobfs-model-") as plain:
         Machine.volume, Machine.count, Machine.directory = volume, 0, Path(plain)

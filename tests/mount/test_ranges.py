@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import json
@@ -18,20 +17,11 @@ from tests.fs.calls import pattern
 from tests.mount.conftest import NewVolume
 from tests.mount.test_semantics import GROUP, NOBODY, fails, fd_of, mode_of, ours, owned
 from tests.mount.users import as_user
+from tests.support.fallocate import COLLAPSE, INSERT, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from tests.support.mounted import MountedVolume
 
-KEEP_SIZE, PUNCH_HOLE, COLLAPSE, ZERO_RANGE, INSERT = 0x01, 0x02, 0x08, 0x10, 0x20
 MIB = 1024 * 1024
 DATA = pattern(3_000_001)
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
-
-
-def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-    if _libc.fallocate(fd, mode, offset, length):
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
 
 
 def requests(volume: MountedVolume) -> dict[str, int]:

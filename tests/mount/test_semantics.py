@@ -137,6 +137,19 @@ def test_o_append_of_two_descriptors(here: Path) -> None:
     assert path.read_bytes() == b"".join(b"%d\n" % number for number in range(20))
 
 
+def test_a_mapping_of_a_file_that_is_open_for_appending(here: Path) -> None:
+    path = here / "f"
+    with fd_of(path, os.O_CREAT | os.O_RDWR | os.O_APPEND) as fd:
+        os.write(fd, b"-" * 3 * PAGE)
+        with mmap.mmap(fd, 0) as mapping:
+            mapping[PAGE : PAGE + 3] = b"one"
+            mapping.flush()
+            os.write(fd, b"end")
+            mapping[2 * PAGE : 2 * PAGE + 3] = b"two"
+    expected = b"".join((b"-" * PAGE, b"one".ljust(PAGE, b"-"), b"two".ljust(PAGE, b"-"), b"end"))
+    assert path.read_bytes() == expected
+
+
 def test_open_flags(here: Path) -> None:
     path = here / "f"
     with fails(errno.ENOENT):

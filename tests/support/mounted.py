@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -97,6 +98,23 @@ class MountedVolume:
     def remount(self, *options: str | Path) -> None:
         self.umount()
         self.mount(*options)
+
+    @property
+    def tier(self) -> Path:
+        """Of files being written and of cached ones."""
+        return self.index.with_name(self.index.name + ".tier")
+
+    def lose_machine(self) -> None:
+        """What is left is the bucket, and the log for the test. Only while nothing is mounted."""
+        for path in self.index.parent.glob(self.index.name + "*"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path != self.log_path:
+                path.unlink()
+
+    def recover(self, *options: str) -> None:
+        """The index from the bucket."""
+        self.command("recover", self.uri, "--index", self.index, *self._endpoint, *options)
 
     @property
     def pid(self) -> int:
