@@ -13,7 +13,7 @@ from functools import partial
 
 from s3blobfs.config import ReadOptions
 from s3blobfs.errors import DamagedContent, S3BlobFSError, TierError
-from s3blobfs.tier.digest import file_digests
+from s3blobfs.tier.digest import file_is_content
 from s3blobfs.tier.entry import Fill
 from s3blobfs.tier.localio import local_errors
 from s3blobfs.tier.memory import MemoryBudget
@@ -61,6 +61,8 @@ class SharedFill:
         self._readers = 0
         self._tasks = 0
         self._completing = False
+        self._reached_end = False
+        self._verifying = False
         self._closed = False
         self.error: DamagedContent | None = None
         """The content, now that it is whole, turned out not to be the stored one."""
@@ -81,7 +83,14 @@ class SharedFill:
                     self._run(partial(self._complete, source))
             else:
                 self._give_up()
+        self._verify_when_read()
         self._close_if_unused()
+
+    def was_read_until(self, end: int) -> None:
+        """A reader was given the bytes before ``end``."""
+        if end == self.blob.size_bytes:
+            self._reached_end = True
+            self._verify_when_read()
 
     def missing(self, start: int, end: int) -> Iterator[Range]:
         """What nobody fetches yet. The windows made of it may be started while this is iterated."""
@@ -123,7 +132,7 @@ class SharedFill:
             if length == self.blob.size_bytes:
                 self._commit()  # its digest was checked on arrival
             else:
-                self._run(self._verify_and_commit)  # no reader has to wait for that
+                self._verify_when_read()
         return b""
 
     def _finished(self, window: Window) -> None:
@@ -138,16 +147,24 @@ class SharedFill:
 
     # -- the end ---------------------------------------------------------------------------------------
 
+    def _verify_when_read(self) -> None:
+        """No reader has to wait for the digest of the whole. It is computed when one of them is through, or
+        all have left: before that it would take the processor from what they wait for."""
+        if self._missing_bytes or self._verifying or self._ended is None:
+            return
+        if self._reached_end or self._readers == 0:
+            self._verifying = True
+            self._run(self._verify_and_commit)
+
     async def _verify_and_commit(self) -> None:
-        digests = self.blob.digests
         try:
             with local_errors(f"reading {self.fill.path}"):
-                found = await file_digests(self.fill.file.fd, self.blob.size_bytes)
+                is_whole = await file_is_content(self.fill.file.fd, self.blob.digests)
         except TierError as error:
             log.warning("%s cannot be cached: %s", self.blob.location.object_key, error)
             self._end()
             return
-        if (found.md5, found.sha256) == (digests.md5, digests.sha256):
+        if is_whole:
             self._commit()
             return
         key = self.blob.location.object_key
@@ -242,6 +259,7 @@ class FillReader:
             if self._shared.error is not None:
                 raise self._shared.error
             parts.append(await self._shared.fill.read(start, length))
+            self._shared.was_read_until(start + length)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:

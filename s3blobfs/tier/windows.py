@@ -15,11 +15,14 @@ import trio
 
 from s3blobfs.config import MIB, ReadOptions
 from s3blobfs.errors import DamagedContent, TransientS3Error
-from s3blobfs.tier.digest import INLINE_DIGEST_BYTES, content_digests
+from s3blobfs.tier.digest import INLINE_DIGEST_BYTES, is_content
 from s3blobfs.tier.localio import in_hash_thread
 from s3blobfs.types import CHECKSUM_BLOCK_BYTES, BlobContent
 
 _FIRST_AHEAD_BYTES = 1 * MIB
+_GROWTH = 4
+"""How fast the distance grows at which is fetched ahead. Each step takes a turn to S3 and back, in which a
+reader of a new file waits: three of them until all windows are under way."""
 NEAR_BYTES = 1 * MIB
 """The kernel's own readahead asks slightly out of order: a read this near to the last one reads on."""
 
@@ -92,8 +95,8 @@ class ReadAhead:
         if abs(offset - self._last_end) > NEAR_BYTES:
             self._ahead = self._grow_at = 0
         elif end >= self._grow_at:
-            self._ahead = min(self._ahead_max, max(_FIRST_AHEAD_BYTES, 2 * self._ahead))
-            self._grow_at = end + self._ahead // 2
+            self._ahead = min(self._ahead_max, max(_FIRST_AHEAD_BYTES, _GROWTH * self._ahead))
+            self._grow_at = end + self._ahead // _GROWTH
         self._last_end = end
         self.demand = Range(block_start(offset), min(self._size_bytes, block_end(end)))
 
@@ -151,8 +154,7 @@ def _check(blob: BlobContent, start: int, data: bytes) -> None:
     key = blob.location.object_key
     digests = blob.digests
     if len(data) == blob.size_bytes:
-        found = content_digests(data)
-        if (found.md5, found.sha256) != (digests.md5, digests.sha256):
+        if not is_content(data, digests):
             raise DamagedContent(f"{key}: the content's digest is not the stored one")
         return
     if not digests.checksums:

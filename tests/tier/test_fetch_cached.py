@@ -64,6 +64,36 @@ async def test_read_through_and_from_the_cache(
         assert (tracer.counts[Count.CACHE_MISS], tracer.counts[Count.CACHE_HIT]) == (1, 1)
 
 
+async def test_the_whole_is_verified_when_a_reader_is_through(running: Tier) -> None:
+    """Not before: it takes the processor from those who wait."""
+    data = random_bytes(4 * MIB)
+    blob, source = blob_of(data), FakeSource(data)
+    first, second = [await running.fetcher.open(blob, source, True) for _ in range(2)]
+    await second.read(len(data) - BLOCK, 10)
+    for offset in range(0, len(data) - BLOCK, BLOCK):
+        await first.read(offset, BLOCK)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert source.fetched_bytes == len(data)
+    assert not running.cache.contains(1, "id1@v1")
+    await first.read(len(data) - BLOCK, BLOCK)
+    while not running.cache.contains(1, "id1@v1"):  # noqa: ASYNC110 - no event tells
+        await trio.sleep(0.001)
+    for reader in (first, second):
+        await reader.aclose()
+    source.assert_nothing_twice()
+
+
+async def test_the_whole_is_verified_when_its_readers_have_left(running: Tier) -> None:
+    data = random_bytes(4 * MIB)
+    source = FakeSource(data)
+    reader = await running.fetcher.open(blob_of(data), source, True)
+    for offset in reversed(range(0, len(data), BLOCK)):
+        await reader.read(offset, BLOCK - 1)
+    await reader.aclose()
+    await settled(running)
+    assert running.cache.contains(1, "id1@v1")
+
+
 async def test_the_fill_is_drawn_as_a_rename(running: Tier, steps: list[str]) -> None:
     for size in (100, 3 * MIB):
         data = random_bytes(size)
@@ -522,13 +552,13 @@ async def test_a_whole_content_the_disk_refuses_to_keep(
     def rename(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, "scripted")
 
-    async def file_digests(*_: object) -> None:
+    async def file_is_content(*_: object) -> None:
         raise OSError(errno.EIO, "scripted")
 
     if call == "rename":
         monkeypatch.setattr(os, "rename", rename)
     else:
-        monkeypatch.setattr("s3blobfs.tier.filling.file_digests", file_digests)
+        monkeypatch.setattr("s3blobfs.tier.filling.file_is_content", file_is_content)
     assert await read_all(reader) == data
     assert await read_all(reader) == data  # out of the file that has no name
     source.assert_nothing_twice()
