@@ -38,6 +38,8 @@ class Failpoint(enum.Enum):
     """The journal row outlives the process; the object is on its way from now on."""
     PART_SENT = "part-sent"
     """One part of a large object is in S3; others are not."""
+    PART_COPIED = "part-copied"
+    """S3 has copied one part of a large object from the file's earlier content; others are not there."""
     PUT_ANSWERED = "put-answered"
     """The object is in S3; no blob's row names it."""
     COMMITTED = "committed"

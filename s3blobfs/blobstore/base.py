@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from s3blobfs.blobstore.keys import subject, subject_of
-from s3blobfs.blobstore.protocol import BlobSource, DeleteError
+from s3blobfs.blobstore.protocol import BlobSource, DeleteError, Kept
+from s3blobfs.blobstore.reusing import Reusing
 from s3blobfs.errors import (
     AccessDenied,
     DamagedContent,
@@ -15,7 +16,7 @@ from s3blobfs.errors import (
     PermanentS3Error,
     PreconditionFailed,
 )
-from s3blobfs.s3.protocol import DeleteFailure, ObjectClient, ObjectId, ObjectInfo, PutReceipt
+from s3blobfs.s3.protocol import DeleteFailure, ObjectClient, ObjectId, ObjectInfo, PutReceipt, Reuse
 from s3blobfs.trace import Arrow, Local, Party, Tracer
 from s3blobfs.types import BlobContent, BlobLocation, StoreConfig
 
@@ -32,6 +33,7 @@ class ObjectBlobStore:
         self._config = config
         self._client = client
         self._tracer = tracer
+        self._reusing = Reusing(config, client)
 
     @property
     def config(self) -> StoreConfig:
@@ -88,6 +90,19 @@ class ObjectBlobStore:
         """From a cached store's cache the client sends; an uncached store's temporary passes through."""
         sender = Party.CLIENT if self._config.cached else Local.TMP
         self._tracer.step(sender, Arrow.TO, Party.S3, f"write {size_bytes} bytes", key)
+
+    async def _reuse(self, kept: Kept | None) -> Reuse | None:
+        reuse = await self._reusing.reuse(kept)
+        if kept is not None and reuse is not None:
+            size_bytes = sum(end - start for start, end in reuse.ranges)
+            self._tracer.step(
+                Party.CLIENT,
+                Arrow.TO,
+                Party.S3,
+                f"uploadPartCopy of {size_bytes} bytes",
+                subject(kept.blob.location),
+            )
+        return reuse
 
     async def _copy(
         self,

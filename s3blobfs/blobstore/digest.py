@@ -27,7 +27,7 @@ import trio
 from s3blobfs.blobstore import metadata
 from s3blobfs.blobstore.base import ObjectBlobStore
 from s3blobfs.blobstore.keys import collision_name, digest_location, digest_name, subject
-from s3blobfs.blobstore.protocol import BlobStore
+from s3blobfs.blobstore.protocol import BlobStore, Kept
 from s3blobfs.errors import ObjectAlreadyExists, ObjectNotFound, PermanentS3Error, TransientS3Error
 from s3blobfs.s3.protocol import ObjectClient, ObjectInfo, PutReceipt
 from s3blobfs.trace import Arrow, Party, Tracer
@@ -55,14 +55,21 @@ class DigestBlobStore(ObjectBlobStore):
         write_id: str,
         hint: ObjectHint,
         replace: bool = False,
+        kept: Kept | None = None,
     ) -> StoredContent:
         stamp = metadata.encode(write_id, hint, digests)
         conditional = self._config.conditional_put and not replace
 
         async def send(key: str) -> PutReceipt:
+            reuse = await self._reuse(kept)
             self._trace_put(key, digests.size_bytes)
             return await self._client.put(
-                key, staged_path, metadata=stamp, if_none_match=conditional, checksums=digests.checksums
+                key,
+                staged_path,
+                metadata=stamp,
+                if_none_match=conditional,
+                checksums=digests.checksums,
+                reuse=reuse,
             )
 
         return await (self._replace if replace else self._store)(digests, send)

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from dataclasses import dataclass
 
-import trio
-
 from s3blobfs.blobstore.digest import DigestBlobStore
+from s3blobfs.blobstore.probing import probe_key
 from s3blobfs.blobstore.protocol import BlobStore
 from s3blobfs.blobstore.versioned import VersionedBlobStore, enable_versioning_command
-from s3blobfs.config import VOLUME_OBJECTS_PREFIX
-from s3blobfs.errors import ObjectAlreadyExists, ObjectStoreError, PermanentS3Error, UsageError
-from s3blobfs.s3.protocol import ObjectClient, ObjectId
+from s3blobfs.errors import ObjectAlreadyExists, PermanentS3Error, UsageError
+from s3blobfs.s3.protocol import ObjectClient
 from s3blobfs.trace import Tracer
 from s3blobfs.types import Keying, StoreConfig
 
 logger = logging.getLogger(__name__)
 
-PROBE_CLEANUP_TIMEOUT_S = 30.0
-"""For removing the probe after the command was interrupted."""
 _PROBE = b"probe of s3blobfs; may be deleted\n"
 
 
@@ -67,16 +62,8 @@ async def prepare_store(
             )
         await client.enable_versioning()
         versioning = await client.versioning_enabled()
-    key = f"{prefix}{VOLUME_OBJECTS_PREFIX}probe-{uuid.uuid4().hex}"
-    try:
+    async with probe_key(client, prefix) as key:
         conditional_put = await _probe(client, key, versioned)
-    except BaseException:
-        try:
-            await _remove_probe(client, key)
-        except ObjectStoreError as error:
-            logger.warning("the probe object %s in bucket %s may be left: %s", key, client.bucket, error)
-        raise
-    await _remove_probe(client, key)
     return StoreCapabilities(conditional_put=conditional_put, versioning=versioning)
 
 
@@ -109,11 +96,3 @@ async def _probe(client: ObjectClient, key: str, versioned: bool) -> bool:
         # Servers that do not know the condition refuse it in ways of their own (501, 304).
         logger.info("conditional PUT is not supported in bucket %s: %s", client.bucket, error)
     return False
-
-
-async def _remove_probe(client: ObjectClient, key: str) -> None:
-    """With all its versions: a retried PUT may have made several. Not given up when interrupted, or
-    whoever tries again would leave a growing heap of probes."""
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + PROBE_CLEANUP_TIMEOUT_S):
-        for version in [version async for version in client.list_versions(key)]:
-            await client.delete(ObjectId(version.key, version.version_id))

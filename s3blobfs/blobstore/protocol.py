@@ -35,6 +35,16 @@ class DeleteError:
     error: ObjectStoreError
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a content has in common with a stored one: the same bytes at the same places."""
+
+    bucket: str
+    blob: BlobContent
+    ranges: Sequence[tuple[int, int]]
+    """``(start, end)``, in order; they neither overlap nor touch."""
+
+
 class BlobSource(Protocol):
     """The bytes of one blob in S3."""
 
@@ -60,13 +70,15 @@ class BlobStore(Protocol):
         write_id: str,
         hint: ObjectHint,
         replace: bool = False,
+        kept: Kept | None = None,
     ) -> StoredContent:
         """Store the sealed file at ``staged_path``, which must not change meanwhile.
 
         ``object_id`` is the file's key for life (``versioned`` stores; ignored elsewhere). ``write_id``
         names this attempt to store this content, so that :meth:`find_write` can tell afterwards whether a
         PUT whose answer was lost took place. With ``replace`` an object under the content's own key is not
-        asked for but replaced: it is known to be damaged (a ``versioned`` store never asks)."""
+        asked for but replaced: it is known to be damaged (a ``versioned`` store never asks). Of a large
+        content S3 copies what is ``kept`` of a stored one, and the rest alone is sent."""
         ...
 
     async def copy_from(

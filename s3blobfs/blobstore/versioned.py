@@ -14,7 +14,7 @@ from pathlib import Path
 from s3blobfs.blobstore import metadata
 from s3blobfs.blobstore.base import ObjectBlobStore
 from s3blobfs.blobstore.keys import is_object_id, versioned_location
-from s3blobfs.blobstore.protocol import BlobStore
+from s3blobfs.blobstore.protocol import BlobStore, Kept
 from s3blobfs.errors import ObjectNotFound, OutcomeUnknown, PermanentS3Error
 from s3blobfs.s3.protocol import PutReceipt
 from s3blobfs.trace import Arrow, Party
@@ -39,15 +39,22 @@ class VersionedBlobStore(ObjectBlobStore):
         write_id: str,
         hint: ObjectHint,
         replace: bool = False,
+        kept: Kept | None = None,
     ) -> StoredContent:
         object_id = self._checked(object_id)
         key = self._config.prefix + object_id
         stamp = metadata.encode(write_id, hint, digests)
 
         async def send() -> PutReceipt:
+            reuse = await self._reuse(kept)
             self._trace_put(key, digests.size_bytes)
             return await self._client.put(
-                key, staged_path, metadata=stamp, repeat_unknown=False, checksums=digests.checksums
+                key,
+                staged_path,
+                metadata=stamp,
+                repeat_unknown=False,
+                checksums=digests.checksums,
+                reuse=reuse,
             )
 
         return await self._send(send, digests, object_id, write_id)

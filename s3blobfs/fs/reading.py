@@ -76,6 +76,15 @@ class Reading:
         while handle.left_readers and not handle.reads_under_way:
             await handle.left_readers.pop().aclose()
 
+    async def leave(self, inode: InCoreInode) -> None:
+        """Close what the handles of a file have open of its blob, unless they are reading. Caller holds the
+        inode's lock."""
+        for handle in self._core.handles.files():
+            if handle.inode is inode and handle.reader is not None:
+                handle.left_readers.append(handle.reader)
+                handle.reader = handle.reader_blob_id = None
+                await self._close_left_readers(handle)
+
     async def blob(self, inode: InCoreInode) -> BlobContent:
         """The blob of a ``CLEAN`` content; read from the index once."""
         content = inode.content

@@ -1,6 +1,7 @@
 """Writing: staging, sealing, and waiting for S3.
 
-A change stages the whole file (a copy of the cached blob, or nothing for a new or emptied one); a close,
+A change stages the whole file (a copy of the cached blob, a large cached blob itself, or nothing for a new or
+emptied one); a close,
 fsync or barrier seals it: the digest is finished, the journal row is written, the upload is queued, and the
 caller waits as far as the volume's durability asks. One index transaction before the upload (the journal),
 one after it (the commit).
@@ -26,6 +27,7 @@ from s3blobfs.index.inodes import InodeRow
 from s3blobfs.index.transaction import Transaction
 from s3blobfs.index.uploads import UploadRow, UploadState
 from s3blobfs.tier.cache import CacheEntry
+from s3blobfs.tier.demotion import DEMOTED_LEAST_BYTES, demote
 from s3blobfs.tier.staging import StagedFile
 from s3blobfs.trace import Local
 from s3blobfs.types import BlobContent, Durability
@@ -124,16 +126,21 @@ class Writing:
         elif wanted == 0:
             staged = await self._core.tier.staging.create(local)
         else:
-            staged = await self._stage_blob(await self._reading.blob(inode), wanted, local)
+            staged = await self._stage_blob(inode, wanted, local)
         content.stage(staged)
         return staged
 
-    async def _stage_blob(self, blob: BlobContent, wanted: int, local: Local) -> StagedFile:
+    async def _stage_blob(self, inode: InCoreInode, wanted: int, local: Local) -> StagedFile:
+        blob = await self._reading.blob(inode)
         tier = self._core.tier
+        if wanted == blob.size_bytes >= DEMOTED_LEAST_BYTES:
+            staged = await self._stage_demoted(inode, blob, local)
+            if staged is not None:
+                return staged
         entry = tier.cache.get(blob.store_id, blob.location.cache_name, blob.size_bytes)
         if entry is not None:
             try:
-                return await tier.staging.create_from(local, entry, wanted)
+                return await tier.staging.create_from(local, entry, wanted, blob.digests)
             except TierUnavailable as error:
                 log.info("%s is staged by reading it: %s", blob.location.object_key, error)
             finally:
@@ -150,7 +157,21 @@ class Writing:
         except BaseException:
             await staged.discard()
             raise
+        staged.came_from(blob.digests)
         return staged
+
+    async def _stage_demoted(self, inode: InCoreInode, blob: BlobContent, local: Local) -> StagedFile | None:
+        """The cached file itself, if no other file has the same content."""
+        tier, name = self._core.tier, blob.location.cache_name
+        row = await self._core.db.read(lambda tx: blobs.find_id(tx, blob.blob_id))
+        if row is None or row.refs > 1 or not tier.cache.contains(blob.store_id, name):
+            return None
+        await self._reading.leave(inode)  # they read what is staged from now on
+        try:
+            return demote(tier.cache, tier.staging, local, blob.store_id, name, blob.digests)
+        except TierUnavailable as error:
+            log.info("%s is staged by copying it: %s", blob.location.object_key, error)
+            return None
 
     # -- sealing -------------------------------------------------------------------------------------
 

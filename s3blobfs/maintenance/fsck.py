@@ -25,7 +25,7 @@ from s3blobfs.index.transaction import Value
 from s3blobfs.maintenance import finding
 from s3blobfs.maintenance.finding import Finder
 from s3blobfs.maintenance.target import Json, Lister, Progress, Target, silent
-from s3blobfs.tier.staged import other_name
+from s3blobfs.tier.naming import other_name
 
 logger = logging.getLogger(__name__)
 

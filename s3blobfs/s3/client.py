@@ -7,6 +7,7 @@ may find its own object and raise :class:`~s3blobfs.errors.ObjectAlreadyExists`.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -28,9 +29,9 @@ from s3blobfs.s3.limits import (
     check_key,
     check_metadata,
     check_range,
-    part_ranges,
 )
-from s3blobfs.s3.multipart import MultipartUploads
+from s3blobfs.s3.multipart import CopyRefused, MultipartUploads
+from s3blobfs.s3.parts import Part, reusing_parts, sent_parts
 from s3blobfs.s3.protocol import (
     DeleteFailure,
     ObjectData,
@@ -38,11 +39,14 @@ from s3blobfs.s3.protocol import (
     ObjectInfo,
     ObjectVersionInfo,
     PutReceipt,
+    Reuse,
     UploadInfo,
 )
 from s3blobfs.s3.requests import RequestRunner
 from s3blobfs.s3.retry import Randomness
 from s3blobfs.trace import Count, Tracer
+
+log = logging.getLogger(__name__)
 
 EMPTY_PAGES_MAX = 1000
 """In a row, of a listing: S3 may answer such while it looks for what is left."""
@@ -91,15 +95,13 @@ class S3ObjectClient:
         if_none_match: bool = False,
         repeat_unknown: bool = True,
         checksums: bytes = b"",
+        reuse: Reuse | None = None,
     ) -> PutReceipt:
         check_key(key)
         stamped = check_metadata(metadata)
         with Body(body, checksums) as content:
             if content.size_bytes >= self._options.multipart_threshold_bytes:
-                ranges = part_ranges(content.size_bytes, self._options.part_size_bytes)
-                return await self._uploads.upload(
-                    key, content, ranges, stamped, if_none_match, repeat_unknown
-                )
+                return await self._put_parts(key, content, stamped, if_none_match, repeat_unknown, reuse)
 
             def request() -> PutReceipt:
                 # Read anew by each attempt: not held in memory while waiting, and compared again.
@@ -109,6 +111,34 @@ class S3ObjectClient:
             return await self._runner.run(
                 Count.S3_PUT, request, reads_only=False, repeat_unknown=repeat_unknown
             )
+
+    async def _put_parts(
+        self,
+        key: str,
+        content: Body,
+        stamped: Mapping[str, str],
+        if_none_match: bool,
+        repeat_unknown: bool,
+        reuse: Reuse | None,
+    ) -> PutReceipt:
+        size_bytes, part_bytes = content.size_bytes, self._options.part_size_bytes
+        upload = partial(
+            self._uploads.upload,
+            key,
+            content,
+            metadata=stamped,
+            if_none_match=if_none_match,
+            repeat_unknown=repeat_unknown,
+        )
+        parts = None if reuse is None else reusing_parts(size_bytes, part_bytes, reuse)
+        if reuse is not None and parts is not None:
+            check_key(reuse.source.key)
+            source = CopySource(reuse.bucket, reuse.source, reuse.etag)
+            try:
+                return await upload(parts=parts, source=source)
+            except CopyRefused as refusal:
+                log.warning("%s is sent whole, for S3 does not copy %s: %s", key, reuse.source.key, refusal)
+        return await upload(parts=sent_parts(size_bytes, part_bytes))
 
     async def get(
         self,
@@ -158,8 +188,17 @@ class S3ObjectClient:
             info = await self._runner.run(Count.S3_HEAD, head, reads_only=True)
             stamped = dict(info.metadata) if stamped is None else stamped
             copy_source = CopySource(source_bucket, source, if_match or info.etag)
-        ranges = part_ranges(size_bytes, self._copy_part_bytes)
-        return await self._uploads.copy(key, copy_source, ranges, stamped, repeat_unknown)
+        parts = sent_parts(size_bytes, self._copy_part_bytes)
+        return await self._uploads.copy(key, copy_source, parts, stamped, repeat_unknown)
+
+    async def copy_range(
+        self, source_bucket: str, source: ObjectId, key: str, *, offset: int, length: int, if_match: str
+    ) -> PutReceipt:
+        check_key(key)
+        check_key(source.key)
+        check_range(offset, length)
+        copy_source = CopySource(source_bucket, source, if_match)
+        return await self._uploads.copy(key, copy_source, [Part(offset, length)], {}, repeat_unknown=True)
 
     async def delete(self, target: ObjectId) -> None:
         check_key(target.key)

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -29,14 +30,15 @@ from s3blobfs.errors import (
     PreconditionFailed,
 )
 from s3blobfs.s3.body import Body
+from s3blobfs.s3.fake_bucket import FakeBucket, FakeVersion
 from s3blobfs.s3.limits import (
     LIST_PAGE_MAX,
     check_batch,
     check_key,
     check_metadata,
     check_range,
-    part_ranges,
 )
+from s3blobfs.s3.parts import Part, reusing_parts, sent_parts
 from s3blobfs.s3.protocol import (
     DeleteFailure,
     ObjectClient,
@@ -46,60 +48,17 @@ from s3blobfs.s3.protocol import (
     ObjectInfo,
     ObjectVersionInfo,
     PutReceipt,
+    Reuse,
     UploadInfo,
 )
 from s3blobfs.trace import Count, Tracer
 
+__all__ = ["FakeBucket", "FakeObjectClient", "FakeS3", "FakeVersion"]
+
+log = logging.getLogger(__name__)
+
 _FIRST_CHANGE_S = 1_700_000_000
 """The fake's clock begins here and goes on by a second with every change (S3 tells whole seconds)."""
-
-
-@dataclass(frozen=True, slots=True)
-class FakeVersion:
-    """One version of one key, a delete marker included."""
-
-    sequence: int
-    """Number of the change that made it; larger is newer."""
-    info: ObjectInfo
-    data: bytes
-    is_delete_marker: bool = False
-
-
-@dataclass(slots=True)
-class FakeBucket:
-    """A bucket's content. Tests may read it; changes go through a client."""
-
-    versioning: bool = False
-    versions: dict[str, list[FakeVersion]] = field(default_factory=dict)
-    """Oldest first; never an empty list."""
-    uploads: dict[str, UploadInfo] = field(default_factory=dict)
-    """Unfinished multipart uploads by id: those of :meth:`FakeS3.begin_upload`."""
-
-    def find(self, key: str, version_id: str | None = None) -> FakeVersion | None:
-        """The version named, or the current one; delete markers included."""
-        history = self.versions.get(key, [])
-        if version_id is None:
-            return history[-1] if history else None
-        return next((version for version in history if version.info.version_id == version_id), None)
-
-    def insert(self, version: FakeVersion) -> None:
-        """Add the current version; it replaces the one of the same version id, as S3's ``null`` does."""
-        history = self.versions.setdefault(version.info.key, [])
-        history[:] = [old for old in history if old.info.version_id != version.info.version_id]
-        history.append(version)
-
-    def remove(self, key: str, version_id: str | None) -> None:
-        history = [old for old in self.versions.get(key, []) if old.info.version_id != version_id]
-        if history:
-            self.versions[key] = history
-        else:
-            self.versions.pop(key, None)
-
-    def newest_first(self, prefix: str) -> Iterator[tuple[FakeVersion, bool]]:
-        """Every version below ``prefix`` in S3's listing order, and whether it is the current one."""
-        for key in sorted(key for key in self.versions if key.startswith(prefix)):
-            history = self.versions[key]
-            yield from ((version, version is history[-1]) for version in reversed(history))
 
 
 class FakeS3:
@@ -115,6 +74,12 @@ class FakeS3:
         self.options = options or S3Options()
         self.page_size = page_size
         self.buckets: dict[str, FakeBucket] = {}
+        self.received_bytes = 0
+        """Of all bodies."""
+        self.copied_part: Callable[[bytes, int, int], bytes] | None = lambda data, start, end: data[start:end]
+        """What UploadPartCopy makes of a source; ``None``: it is not implemented."""
+        self.conditional_copies = True
+        """UploadPartCopy honours CopySourceIfMatch."""
         self._clock_ns = clock_ns
         self._changes = 0
 
@@ -197,6 +162,7 @@ class FakeObjectClient:
         if_none_match: bool = False,
         repeat_unknown: bool = True,
         checksums: bytes = b"",
+        reuse: Reuse | None = None,
     ) -> PutReceipt:
         check_key(key)
         stamped = check_metadata(metadata)
@@ -206,14 +172,47 @@ class FakeObjectClient:
         if len(data) < options.multipart_threshold_bytes:
             etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
             bucket = await self._request(Count.S3_PUT)
+            self._server.received_bytes += len(data)
         else:
-            parts = part_ranges(len(data), options.part_size_bytes)
-            etag = _multipart_etag(data, parts)
-            bucket = await self._request(Count.S3_PART, len(parts))
+            pieces = await self._send_parts(data, reuse)
+            etag, data = _multipart_etag(pieces), b"".join(pieces)
+            bucket = self._server.bucket(self._bucket)
         current = bucket.find(key)
         if if_none_match and current is not None and not current.is_delete_marker:
             raise ObjectAlreadyExists("the key is taken", code="PreconditionFailed", status=412, key=key)
         return self._server.store(bucket, key, data, etag, stamped)
+
+    async def _send_parts(self, data: bytes, reuse: Reuse | None) -> list[bytes]:
+        """What S3 has of each part then."""
+        part_bytes = self._server.options.part_size_bytes
+        parts = None if reuse is None else reusing_parts(len(data), part_bytes, reuse)
+        if reuse is not None and parts is not None:
+            try:
+                return [await self._receive(data, part, reuse) for part in parts]
+            except PermanentS3Error as error:
+                log.warning("sent whole, for S3 does not copy %s: %s", reuse.source.key, error)
+        return [await self._receive(data, part, reuse) for part in sent_parts(len(data), part_bytes)]
+
+    async def _receive(self, data: bytes, part: Part, reuse: Reuse | None) -> bytes:
+        if part.copied:
+            assert reuse is not None
+            return await self._copy_part(reuse.bucket, reuse.source, part.offset, part.end, reuse.etag)
+        await self._request(Count.S3_PART)
+        self._server.received_bytes += part.length
+        return data[part.offset : part.end]
+
+    async def _copy_part(
+        self, source_bucket: str, source: ObjectId, start: int, end: int, if_match: str
+    ) -> bytes:
+        await self._request(Count.S3_COPY)
+        if self._server.copied_part is None:
+            raise PermanentS3Error("no UploadPartCopy", code="NotImplemented", status=501, key=source.key)
+        version = _existing(self._server.bucket(source_bucket), source.key, source.version_id)
+        if self._server.conditional_copies and if_match != version.info.etag:
+            raise PreconditionFailed(
+                "the source is not the one expected", code="PreconditionFailed", status=412, key=source.key
+            )
+        return self._server.copied_part(version.data, start, end)
 
     async def get(
         self,
@@ -269,6 +268,15 @@ class FakeObjectClient:
             stamped = dict(version.info.metadata)
         etag = hashlib.md5(version.data, usedforsecurity=False).hexdigest()
         return self._server.store(bucket, key, version.data, etag, stamped)
+
+    async def copy_range(
+        self, source_bucket: str, source: ObjectId, key: str, *, offset: int, length: int, if_match: str
+    ) -> PutReceipt:
+        check_key(key)
+        check_key(source.key)
+        check_range(offset, length)
+        data = await self._copy_part(source_bucket, source, offset, offset + length, if_match)
+        return self._server.store(self._server.bucket(self._bucket), key, data, _multipart_etag([data]), {})
 
     async def delete(self, target: ObjectId) -> None:
         check_key(target.key)
@@ -381,9 +389,6 @@ def _listing_position(entry: tuple[FakeVersion, bool]) -> tuple[str, int]:
     return entry[0].info.key, -entry[0].sequence
 
 
-def _multipart_etag(data: bytes, parts: Sequence[tuple[int, int]]) -> str:
-    digests = b"".join(
-        hashlib.md5(data[offset : offset + length], usedforsecurity=False).digest()
-        for offset, length in parts
-    )
+def _multipart_etag(parts: Sequence[bytes]) -> str:
+    digests = b"".join(hashlib.md5(part, usedforsecurity=False).digest() for part in parts)
     return f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"

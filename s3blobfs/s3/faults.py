@@ -32,6 +32,7 @@ from s3blobfs.s3.protocol import (
     ObjectInfo,
     ObjectVersionInfo,
     PutReceipt,
+    Reuse,
     UploadInfo,
 )
 
@@ -40,6 +41,7 @@ Operation = Literal[
     "get",
     "head",
     "copy",
+    "copy_range",
     "delete",
     "delete_many",
     "list_objects",
@@ -212,6 +214,7 @@ class FaultyObjectClient:
         if_none_match: bool = False,
         repeat_unknown: bool = True,
         checksums: bytes = b"",
+        reuse: Reuse | None = None,
     ) -> PutReceipt:
         return await self._call(
             "put",
@@ -223,6 +226,7 @@ class FaultyObjectClient:
                 if_none_match=if_none_match,
                 repeat_unknown=repeat_unknown,
                 checksums=checksums,
+                reuse=reuse,
             ),
         )
 
@@ -271,6 +275,17 @@ class FaultyObjectClient:
                 metadata=metadata,
                 if_match=if_match,
                 repeat_unknown=repeat_unknown,
+            ),
+        )
+
+    async def copy_range(
+        self, source_bucket: str, source: ObjectId, key: str, *, offset: int, length: int, if_match: str
+    ) -> PutReceipt:
+        return await self._call(
+            "copy_range",
+            [key],
+            lambda: self._inner.copy_range(
+                source_bucket, source, key, offset=offset, length=length, if_match=if_match
             ),
         )
 

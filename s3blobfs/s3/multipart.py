@@ -15,10 +15,18 @@ from typing import TypeVar
 
 import trio
 
-from s3blobfs.errors import ObjectStoreError, OutcomeUnknown, PermanentS3Error, S3BlobFSError
+from s3blobfs.errors import (
+    BucketNotFound,
+    ObjectStoreError,
+    OutcomeUnknown,
+    PermanentS3Error,
+    S3BlobFSError,
+    TransientS3Error,
+)
 from s3blobfs.failpoints import Failpoint, reached
 from s3blobfs.s3.body import Body
 from s3blobfs.s3.control import ControlPlane, CopySource
+from s3blobfs.s3.parts import Part
 from s3blobfs.s3.protocol import PutReceipt
 from s3blobfs.s3.requests import RequestRunner
 from s3blobfs.trace import Count
@@ -27,8 +35,14 @@ log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-Range = tuple[int, int]
-"""``(offset, length)``."""
+
+
+class CopyRefused(Exception):
+    """S3 does not copy a part of the source, or the source is not what it was."""
+
+    def __init__(self, error: ObjectStoreError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class MultipartUploads:
@@ -44,24 +58,32 @@ class MultipartUploads:
         self,
         key: str,
         body: Body,
-        ranges: Sequence[Range],
+        parts: Sequence[Part],
         metadata: Mapping[str, str],
         if_none_match: bool,
         repeat_unknown: bool,
+        source: CopySource | None = None,
     ) -> PutReceipt:
-        """Raises :class:`~s3blobfs.errors.ObjectAlreadyExists` at the end, not at the beginning."""
+        """Raises :class:`~s3blobfs.errors.ObjectAlreadyExists` at the end, not at the beginning, and
+        :class:`CopyRefused` when parts that ``source`` has could not be copied."""
 
-        async def upload_part(number: int, part: Range) -> str:
+        async def send(number: int, part: Part) -> str:
+            if part.copied:
+                assert source is not None
+                return await self._copy_part(key, upload_id, number, part, source)
+
             def request() -> str:
-                body.check(*part)
-                return self._control.upload_part(key, upload_id, number, body.open_range(*part))
+                body.check(part.offset, part.length)
+                return self._control.upload_part(
+                    key, upload_id, number, body.open_range(part.offset, part.length)
+                )
 
             etag = await self._runner.run(Count.S3_PART, request, reads_only=False)
             reached(Failpoint.PART_SENT)
             return etag
 
         async with self._aborted_on_failure(key, metadata) as upload_id:
-            etags = await map_parallel(upload_part, ranges, self._concurrency)
+            etags = await map_parallel(send, parts, self._concurrency)
             body.check_unchanged()
             return await self._complete(key, upload_id, etags, if_none_match, repeat_unknown)
 
@@ -69,20 +91,37 @@ class MultipartUploads:
         self,
         key: str,
         source: CopySource,
-        ranges: Sequence[Range],
+        parts: Sequence[Part],
         metadata: Mapping[str, str],
         repeat_unknown: bool,
     ) -> PutReceipt:
-        """UploadPartCopy of every range. ``source.if_match`` keeps the parts of one content."""
+        """UploadPartCopy of every part. ``source.if_match`` keeps them of one content."""
 
-        async def copy_part(number: int, part: Range) -> str:
-            first, last = part[0], part[0] + part[1] - 1
-            request = partial(self._control.copy_part, key, upload_id, number, source, first, last)
-            return await self._runner.run(Count.S3_COPY, request, reads_only=False)
+        async def copy_part(number: int, part: Part) -> str:
+            return await self._request_copy(key, upload_id, number, part, source)
 
         async with self._aborted_on_failure(key, metadata) as upload_id:
-            etags = await map_parallel(copy_part, ranges, self._concurrency)
+            etags = await map_parallel(copy_part, parts, self._concurrency)
             return await self._complete(key, upload_id, etags, False, repeat_unknown)
+
+    async def _copy_part(self, key: str, upload_id: str, number: int, part: Part, source: CopySource) -> str:
+        try:
+            etag = await self._request_copy(key, upload_id, number, part, source)
+        except (TransientS3Error, BucketNotFound):
+            raise
+        except ObjectStoreError as error:
+            if error.code == "NoSuchUpload":
+                raise
+            raise CopyRefused(error) from error
+        reached(Failpoint.PART_COPIED)
+        return etag
+
+    async def _request_copy(
+        self, key: str, upload_id: str, number: int, part: Part, source: CopySource
+    ) -> str:
+        first, last = part.offset, part.end - 1
+        request = partial(self._control.copy_part, key, upload_id, number, source, first, last)
+        return await self._runner.run(Count.S3_COPY, request, reads_only=False)
 
     @asynccontextmanager
     async def _aborted_on_failure(self, key: str, metadata: Mapping[str, str]) -> AsyncIterator[str]:
@@ -126,14 +165,14 @@ async def map_parallel(
     """``function(number, item)`` of each item, numbered from 1, at most ``concurrency`` at a time; answers
     in order. The first error cancels the rest and is raised by itself, not in a group."""
     answers: dict[int, Answer] = {}
-    failures: list[S3BlobFSError | OSError] = []
+    failures: list[S3BlobFSError | OSError | CopyRefused] = []
     waiting = iter(enumerate(items, 1))
 
     async def work(scope: trio.CancelScope) -> None:
         for number, item in waiting:
             try:
                 answers[number] = await function(number, item)
-            except (S3BlobFSError, OSError) as error:
+            except (S3BlobFSError, OSError, CopyRefused) as error:
                 failures.append(error)
                 scope.cancel()
                 return

@@ -82,6 +82,18 @@ class ObjectId:
 
 
 @dataclass(frozen=True, slots=True)
+class Reuse:
+    """Ranges of a body that an object in S3 has as well, at the same places."""
+
+    bucket: str
+    source: ObjectId
+    etag: str
+    """The source must still have it."""
+    ranges: Sequence[tuple[int, int]]
+    """``(start, end)``, in order, neither overlapping nor touching."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteFailure:
     """An entry of DeleteObjects that S3 did not carry out."""
 
@@ -110,6 +122,7 @@ class ObjectClient(Protocol):
         if_none_match: bool = False,
         repeat_unknown: bool = True,
         checksums: bytes = b"",
+        reuse: Reuse | None = None,
     ) -> PutReceipt:
         """PUT a whole object: in one request, or as a multipart upload with parallel parts when it is
         large. A ``Path`` must not change until this returns; it is read, never loaded whole. Bodies are
@@ -117,6 +130,9 @@ class ObjectClient(Protocol):
         (:attr:`~s3blobfs.types.ContentDigests.checksums`): :class:`~s3blobfs.errors.DamagedContent`. With
         ``if_none_match`` an existing key raises
         :class:`~s3blobfs.errors.ObjectAlreadyExists`. A multipart upload that fails is aborted.
+
+        Of a large object, ranges to ``reuse`` are not sent but copied inside S3 (UploadPartCopy, see
+        :mod:`s3blobfs.s3.parts`); where S3 refuses that, or the source is not what it was, they are sent.
 
         Metadata values are ASCII (the caller encodes). A repeated PUT whose first answer was lost leaves a
         version that nobody was told of, or, with ``if_none_match``, finds its own object there. Without
@@ -161,6 +177,13 @@ class ObjectClient(Protocol):
         above 5 GiB by UploadPartCopy. ``metadata`` replaces the source's; ``None`` keeps it. A 200 answer
         with an error in its body is an error. ``if_match`` is CopySourceIfMatch. ``repeat_unknown`` as in
         :meth:`put`."""
+        ...
+
+    async def copy_range(
+        self, source_bucket: str, source: ObjectId, key: str, *, offset: int, length: int, if_match: str
+    ) -> PutReceipt:
+        """A new object of ``length`` bytes of another, at most 5 GiB, by one UploadPartCopy: what a probe
+        asks for that has to know whether the server does that right."""
         ...
 
     async def delete(self, target: ObjectId) -> None:

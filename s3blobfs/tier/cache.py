@@ -257,6 +257,24 @@ class Cache:
         self._tracer.step(Party.CLIENT, Arrow.TO, Local.CACHE, "delete", cache_name)
         return True
 
+    # -- for a demotion --------------------------------------------------------------------------------
+
+    def open_for_change(self, record: Record) -> SharedFd | None:
+        """The file of an entry that nobody else uses, open for writing; ``None`` where somebody does.
+        :class:`TierUnavailable`."""
+        if record.pins or record.inode in self._names_of:
+            return None
+        with self._layout.errors(f"opening {self._path(record)}"):
+            return SharedFd(self._layout.store(record.key[0]).open(record.key[1], writable=True))
+
+    def move_out(self, record: Record, target: Directory, name: str) -> int:
+        """Give an entry's file another name, and forget the entry; answers its charge, which is released.
+        :class:`TierUnavailable`, with nothing changed."""
+        directory, old_name = self._layout.store(record.key[0]), record.key[1]
+        with self._layout.errors(f"renaming {self._path(record)}"):
+            self._layout.rename(directory, old_name, target, name)
+        return self._forget(record)
+
     # -- eviction (Evictor) ----------------------------------------------------------------------------
 
     @property

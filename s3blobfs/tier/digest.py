@@ -50,6 +50,18 @@ class ContentHasher:
         self.position = 0
         """Bytes taken so far."""
 
+    @property
+    def checksum_bytes(self) -> int:
+        """What the checksums of whole blocks take."""
+        return len(self._blocks)
+
+    def copy(self) -> ContentHasher:
+        """One that goes on from here by itself."""
+        other = ContentHasher()
+        other._md5, other._sha256 = self._md5.copy(), self._sha256.copy()
+        other._blocks, other._crc, other.position = bytearray(self._blocks), self._crc, self.position
+        return other
+
     def update(self, data: Buffer) -> None:
         self._md5.update(data)
         self._sha256.update(data)
@@ -153,13 +165,14 @@ class DigestFollower:
     :meth:`about_to_change` *first*: that makes whatever the thread computes worthless, and what it will
     claim next is read only after the change."""
 
-    def __init__(self) -> None:
+    def __init__(self, hasher: ContentHasher | None = None) -> None:
+        """``hasher`` has taken the bytes that the file begins with."""
         self._lock = threading.Lock()  # held by the one thread that works on _hasher
-        self._hasher = ContentHasher()
+        self._hasher = hasher or ContentHasher()
         self._hashed_generation = 0
         self._generation = 0
-        self._claimed = 0
-        self._expected = 0
+        self._claimed = self._hasher.position
+        self._expected = self._hasher.position
         self._restarts = 0
         self._running = False
 
@@ -190,15 +203,19 @@ class DigestFollower:
                 partial(self._follow, shared, generation, end), lambda outcome: outcome.unwrap()
             )
 
-    async def finish(self, fd: int, size_bytes: int) -> ContentDigests:
-        """The digests of the whole file, which changes no more. Raises ``OSError``."""
-        if size_bytes <= INLINE_DIGEST_BYTES:
-            return await file_digests(fd, size_bytes)
+    async def finish(self, fd: int, size_bytes: int) -> ContentHasher:
+        """What has taken the whole file, which changes no more, and so takes nothing else. Raises
+        ``OSError``."""
+        hashed = self._hasher.position if self._hashed_generation == self._generation else 0
+        little = not self._running and size_bytes - hashed <= INLINE_DIGEST_BYTES
         self._claimed = size_bytes
         advance = partial(self._advance, fd, self._generation, size_bytes, _FINISH_BYTES)
-        while not await in_hash_thread(advance):
-            pass
-        return self._hasher.digests()
+        if little:
+            advance()
+        else:
+            while not await in_hash_thread(advance):
+                pass
+        return self._hasher
 
     def _follow(self, file: SharedFd, generation: int, end: int) -> None:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 class Ranges:
     """Half-open ranges that neither overlap nor touch, in order. Few of them are expected."""
@@ -10,6 +12,12 @@ class Ranges:
 
     def __init__(self) -> None:
         self._ranges: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._ranges)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(self._ranges)
 
     @property
     def end(self) -> int:

@@ -4,58 +4,35 @@ It is *dirty* while it changes and *sealed* when it does not any more. Its diges
 written (:mod:`s3blobfs.tier.digest`). It ends by being promoted into the cache
 (:meth:`s3blobfs.tier.cache.Cache.promote`) or by being discarded.
 
-Names: ``bin_<random>.tmp`` and, once sealed for a cached store, ``sealed_<random>`` with the same random
-part. So whichever of the two names a journal row holds, the file is found after a crash that fell between the
-rename and the row, or that undid the rename: no fsync of the directory is needed at every close.
-
+Its names are in :mod:`s3blobfs.tier.naming`, what it takes of the tier's room in :mod:`s3blobfs.tier.charge`.
 A write that is refused leaves the file as it was; what else may befall it, and what is done about that, is
-in :mod:`s3blobfs.tier.integrity`. What it takes of the tier's room is in :mod:`s3blobfs.tier.charge`.
+in :mod:`s3blobfs.tier.integrity`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import re
-from collections.abc import Iterator
+import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s3blobfs.config import OBJECT_MAX_BYTES
-from s3blobfs.errors import DamagedContent, FilesystemError, TierError
-from s3blobfs.tier import blocks
+from s3blobfs.errors import DamagedContent, TierError
+from s3blobfs.tier import blocks, room
 from s3blobfs.tier.charge import Charge
 from s3blobfs.tier.copying import copy_range
-from s3blobfs.tier.digest import DigestFollower
+from s3blobfs.tier.digest import INLINE_DIGEST_BYTES, DigestFollower
+from s3blobfs.tier.held import HeldFile
 from s3blobfs.tier.integrity import Integrity
 from s3blobfs.tier.layout import INLINE_FREE_BYTES, Directory
-from s3blobfs.tier.localio import (
-    NO_SPACE,
-    Buffer,
-    SharedFd,
-    in_disk_thread,
-    read_at,
-    write_at,
-)
+from s3blobfs.tier.localio import SharedFd, in_disk_thread, read_at
+from s3blobfs.tier.naming import sealed_name
+from s3blobfs.tier.origin import Origin
 from s3blobfs.trace import Arrow, Local, Party
 from s3blobfs.types import ContentDigests
 
 if TYPE_CHECKING:
     from s3blobfs.tier.staging import Staging
-
-_DIRTY_NAME = re.compile(r"bin_([0-9a-z]+)\.tmp")
-SEALED_NAME = re.compile(r"sealed_([0-9a-z]+)")
-
-
-def other_name(name: str) -> str | None:
-    """The name the same file has before, or after, it is sealed; ``None`` for what is no name of ours."""
-    if match := _DIRTY_NAME.fullmatch(name):
-        return f"sealed_{match[1]}"
-    if match := SEALED_NAME.fullmatch(name):
-        return f"bin_{match[1]}.tmp"
-    return None
 
 
 def _length_on_disk(size_bytes: int) -> int:
@@ -64,7 +41,7 @@ def _length_on_disk(size_bytes: int) -> int:
     return min(size_bytes, OBJECT_MAX_BYTES)
 
 
-class StagedFile:
+class StagedFile(HeldFile):
     """One staged file; made by :class:`Staging`. Writes, truncates and the seal are called one at a time
     (the inode's lock sees to that); reads may run at any time.
 
@@ -73,13 +50,10 @@ class StagedFile:
     def __init__(
         self, staging: Staging, name: str, local: Local, file: SharedFd | None, digests: ContentDigests | None
     ) -> None:
+        super().__init__(staging.layout, staging.layout.staging, name, file)
         self._staging = staging
-        self._layout = staging.layout
         self._space = staging.space
         self._charge = Charge(staging.space)
-        self._directory = staging.layout.staging
-        self._file = file
-        self._pins = 0
         self._follower = DigestFollower()
         self._sealing = False
         self._synced_name = ""
@@ -87,13 +61,10 @@ class StagedFile:
         """Bytes of it were synced, so somebody counts on them after a power failure; or an earlier mount may
         have done so."""
         self._integrity = Integrity()
-        self.gone = False
-        """Discarded, or promoted into the cache."""
-        self.name = name
         self.local = local
         self.size_bytes = 0
-        self.written = False
-        """Something was written or truncated since the file was made."""
+        self.origin: Origin | None = None
+        """What it was made from, if that is known."""
         self.digests = digests
         """Set when the file is sealed."""
 
@@ -102,64 +73,20 @@ class StagedFile:
         return self.digests is not None
 
     @property
+    def writable(self) -> bool:
+        return not self.sealed
+
+    @property
     def failure(self) -> TierError | None:
         """Why its bytes cannot be relied on any more; it can only be emptied or discarded then."""
         return self._integrity.failure
 
     @property
-    def path(self) -> Path:
-        """Where the file is now; a seal and a promotion change it."""
-        return self._directory.path / self.name
+    def _length(self) -> int:
+        return self.size_bytes
 
-    @property
-    def _where(self) -> str:
-        return self._directory.locate(self.name)
-
-    # -- the descriptor --------------------------------------------------------------------------------
-
-    @property
-    def fd(self) -> int:
-        """Open for reading (and writing, until sealed); opened again when it was closed meanwhile.
-        Good as long as the file is pinned."""
-        return self._opened().fd
-
-    def pin(self) -> None:
-        """A handle uses the file: its bytes stay readable, also when it is discarded or evicted."""
-        self._opened()
-        self._pins += 1
-
-    def unpin(self) -> None:
-        """A handle is done; the last one closes the descriptor."""
-        assert self._pins > 0, "unpinned more often than pinned"
-        self._pins -= 1
-        self.close_if_idle()
-
-    @contextlib.contextmanager
-    def opened(self) -> Iterator[SharedFd]:
-        """Keeps the descriptor for one operation; what was open stays open for the next one."""
-        file = self._opened().acquire()
-        try:
-            yield file
-        finally:
-            file.release()
-
-    def _opened(self) -> SharedFd:
-        if self._file is None:
-            if self.gone and self._directory is self._layout.staging:
-                raise RuntimeError(f"{self.name} is discarded")
-            with self._layout.errors(f"opening {self._where}"):
-                self._file = SharedFd(self._directory.open(self.name, writable=not self.sealed))
-        return self._file
-
-    def close_if_idle(self) -> None:
-        """Close the descriptor if no handle has the file pinned; it is opened again when needed."""
-        if self._pins == 0 and self._file is not None:
-            file, self._file = self._file, None
-            if self.gone and self._directory is self._layout.staging:  # discarded: this frees the blocks
-                self._layout.release(file, self.size_bytes)
-                self._charge.set(0)
-            else:
-                file.release()
+    def _freed(self) -> None:
+        self._charge.set(0)
 
     # -- changing --------------------------------------------------------------------------------------
 
@@ -177,11 +104,10 @@ class StagedFile:
         if self.gone:
             self._charge.set(0)
         self._must_be_writable()
-        self.written = True
-        self._follower.about_to_change(offset)
+        self._about_to_change(offset, end)
         file = self._opened().acquire()
         try:
-            await self._write_at(file.fd, data, offset)
+            await room.write(self._space, file.fd, data, offset)
             self.size_bytes = max(self.size_bytes, end)
             self._follower.wrote(offset, end, file)
             self._charge.recount_if_due(file.fd, self.size_bytes)
@@ -196,24 +122,13 @@ class StagedFile:
             file.release()
         return length
 
-    async def _write_at(self, fd: int, data: Buffer, offset: int) -> None:
-        try:
-            await write_at(fd, data, offset)
-        except OSError as error:
-            # The accounts had room, the disk has not: others fill it, or its blocks are larger than what
-            # was counted. Cached contents give way to what exists nowhere else.
-            if error.errno not in NO_SPACE or not await self._space.make_room_on_disk(len(data)):
-                raise
-            await write_at(fd, data, offset)
-
     async def truncate(self, size_bytes: int) -> None:
         """Cut the file, or extend it by a hole."""
         self._must_be_open()
         if size_bytes > 0:
             self._integrity.require()
-        self.written = True
         shrinks_by = self.size_bytes - size_bytes
-        self._follower.about_to_change(min(size_bytes, self.size_bytes))
+        self._about_to_change(min(size_bytes, self.size_bytes))
         with self.opened() as file, self._layout.errors(f"truncating {self._where}"):
             length = _length_on_disk(size_bytes)
             if shrinks_by > INLINE_FREE_BYTES:
@@ -234,12 +149,11 @@ class StagedFile:
         self._must_be_writable()
         end = offset + length
         await self._charge.take_for(offset, end, self.size_bytes)
-        self.written = True
-        self._follower.about_to_change(self.size_bytes)
+        self._about_to_change(self.size_bytes)
         with self.opened() as file:
             try:
                 with self._layout.errors(f"reserving room for {self._where}"):
-                    await self._reserve(file.fd, offset, length)
+                    await room.reserve(self._space, file.fd, offset, length)
                     if not keep_size and end > self.size_bytes:
                         os.ftruncate(file.fd, end)
                         self.size_bytes = end
@@ -247,30 +161,18 @@ class StagedFile:
             finally:
                 self._charge.recount(file.fd, self.size_bytes)
 
-    async def _reserve(self, fd: int, offset: int, length: int) -> None:
-        reserve = partial(blocks.reserve, fd, offset, length)
-        try:
-            await in_disk_thread(reserve)
-        except OSError as error:
-            if error.errno == errno.EOPNOTSUPP:
-                raise FilesystemError(errno.EOPNOTSUPP) from error
-            if error.errno not in NO_SPACE or not await self._space.make_room_on_disk(length):
-                raise
-            await in_disk_thread(reserve)
-
     async def zero(self, offset: int, end: int, *, keep_room: bool) -> None:
         """fallocate(2): bytes of the file become zeros; a hole, unless the room is to be kept.
 
         ``EOPNOTSUPP`` where the tier's disk cannot keep it."""
         self._must_be_writable()
-        self.written = True
-        self._follower.about_to_change(offset)
+        self._about_to_change(offset, end)
         with self.opened() as file:
             try:
                 with self._layout.errors(f"zeroing a part of {self._where}"):
                     await in_disk_thread(partial(blocks.punch, file.fd, offset, end - offset))
                     if keep_room:
-                        await self._reserve(file.fd, offset, end - offset)
+                        await room.reserve(self._space, file.fd, offset, end - offset)
                     else:
                         self._charge.freed(offset, end)
                         self._charge.sparse = True
@@ -297,6 +199,11 @@ class StagedFile:
                 await in_disk_thread(partial(os.fsync, directory.fd))
                 self._synced_name = name
             self.promised = True
+
+    def _about_to_change(self, start: int, end: int = sys.maxsize) -> None:
+        self._follower.about_to_change(start)
+        if self.origin is not None:
+            self.origin.changes(start, end)
 
     def _must_be_writable(self) -> None:
         self._must_be_open()
@@ -365,7 +272,8 @@ class StagedFile:
             with self.opened() as file:
                 self._give_back_unused(file.fd)
                 with self._layout.errors(f"computing the digests of {self._where}"):
-                    digests = await self._follower.finish(file.fd, self.size_bytes)
+                    hasher = await self._follower.finish(file.fd, self.size_bytes)
+                    digests = hasher.digests()
                     # After the last byte was read: until then all of them were in memory, or on disk.
                     self._integrity.require_written_back(file.fd, self._where)
                 self._trace_write()
@@ -374,6 +282,8 @@ class StagedFile:
                 with self._layout.errors(f"stat of {self._where}"):
                     self._integrity.sealed(os.fstat(file.fd))
             self.digests = digests
+            if self.size_bytes > INLINE_DIGEST_BYTES:
+                self._staging.checkpoints.keep(digests, hasher)
         finally:
             self._sealing = False
         self.close_if_idle()  # those that wait for their upload must not use up the process's descriptors
@@ -391,8 +301,8 @@ class StagedFile:
         self._staging.tracer.step(Party.CLIENT, Arrow.TO, self.local, what, self.name)
 
     def _rename_sealed(self) -> None:
-        new_name = other_name(self.name)
-        if new_name is None or SEALED_NAME.fullmatch(self.name):
+        new_name = sealed_name(self.name)
+        if new_name is None:
             return  # renamed before a crash that came before the journal knew
         with self._layout.errors(f"renaming {self._where}"):
             self._layout.rename(self._directory, self.name, self._directory, new_name)
@@ -400,9 +310,11 @@ class StagedFile:
         self._staging.tracer.step(self.local, Arrow.TO_DASHED, self.local, "rename", new_name)
 
     async def unseal_copy(self) -> StagedFile:
-        """A new writable file with the same bytes; this one stays as it is."""
+        """A new writable file with the same bytes; this one, which is sealed, stays as it is."""
+        assert self.digests is not None
         with self.opened() as file:
             copy = await self._staging.create(self.local, file.fd, self.size_bytes)
+            copy.derive(self.digests)
             try:
                 self._integrity.require()
                 with self._layout.errors(f"looking at {self._where}"):
@@ -420,6 +332,7 @@ class StagedFile:
             return
         with self._layout.errors(f"removing {self._where}"):
             self._layout.unlink(self._directory, self.name, self.size_bytes)
+        self.removed = True
         self._leave()
         self.close_if_idle()
         if self._file is None:
@@ -454,6 +367,23 @@ class StagedFile:
                 raise self._layout.error(error, f"copying into {self._where}") from error
             self.size_bytes = size_bytes
 
+    def take_over(self, size_bytes: int, charged: int) -> None:
+        """The file that was just put under this one's name has so many bytes, ``charged`` of them accounted,
+        by nobody else any more."""
+        self.size_bytes = size_bytes
+        self._charge.sparse = charged < size_bytes
+        self._charge.set(charged)
+
+    def derive(self, digests: ContentDigests) -> None:
+        """The file, just made, begins with the content that has these digests, or is the first part of it."""
+        self.came_from(digests)
+        if self.size_bytes == digests.size_bytes:
+            self._follower = DigestFollower(self._staging.checkpoints.resume(digests))
+
+    def came_from(self, digests: ContentDigests) -> None:
+        """All that was written to the file until now is how the content with these digests begins."""
+        self.origin = Origin(digests, self.size_bytes)
+
     def adopt_from_disk(self) -> None:
         """Learn length and accounts of a file that an earlier mount left."""
         self.promised = True
@@ -466,5 +396,4 @@ class StagedFile:
             self.size_bytes = status.st_size
             self._integrity.sealed(status)
             self._charge.sparse = status.st_blocks * 512 < status.st_size
-            self.written = True
             self._charge.recount(file.fd, self.size_bytes)

@@ -8,11 +8,13 @@ import secrets
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from s3blobfs.tier.checkpoints import HashCheckpoints
 from s3blobfs.tier.entry import CacheEntry
 from s3blobfs.tier.layout import TEMPORARY_PREFIX, TierLayout
 from s3blobfs.tier.localio import SharedFd
+from s3blobfs.tier.naming import dirty_name, other_name
 from s3blobfs.tier.space import Space
-from s3blobfs.tier.staged import StagedFile, other_name
+from s3blobfs.tier.staged import StagedFile
 from s3blobfs.trace import Local, Tracer
 from s3blobfs.types import ContentDigests
 
@@ -39,13 +41,14 @@ class Staging:
         self.layout = layout
         self.space = space
         self.tracer = tracer
+        self.checkpoints = HashCheckpoints()
         self._random_part = random_part
         self._live: dict[str, StagedFile] = {}
 
     async def create(self, local: Local, source: Path | int | None = None, size_bytes: int = 0) -> StagedFile:
         """A new, empty file; or one with the first ``size_bytes`` of ``source``, a path or a descriptor
         that stays open meanwhile. :class:`TierFull`, :class:`TierUnavailable`."""
-        name = f"bin_{self._random_part()}.tmp"
+        name = dirty_name(self._random_part())
         with self.layout.errors(f"making {self.layout.staging.locate(name)}"):
             file = SharedFd(self.layout.staging.create(name))
         staged = self._live[name] = StagedFile(self, name, local, file, None)
@@ -57,15 +60,36 @@ class Staging:
                 raise
         return staged
 
-    async def create_from(self, local: Local, entry: CacheEntry, size_bytes: int) -> StagedFile:
-        """A new file with the first bytes of an entry that is pinned. Raises as :meth:`create`, and
-        :class:`TierUnavailable` when the entry was altered."""
+    async def create_from(
+        self, local: Local, entry: CacheEntry, size_bytes: int, digests: ContentDigests
+    ) -> StagedFile:
+        """A new file with the first bytes of an entry that is pinned; ``digests`` are the entry's. Raises as
+        :meth:`create`, and :class:`TierUnavailable` when the entry was altered."""
         staged = await self.create(local, entry.fd, size_bytes)
         try:
             entry.check()
+            staged.derive(digests)
         except BaseException:
             await staged.discard()
             raise
+        return staged
+
+    def take_over(
+        self,
+        local: Local,
+        file: SharedFd,
+        size_bytes: int,
+        digests: ContentDigests,
+        move: Callable[[str], int],
+    ) -> StagedFile:
+        """A file that had another place becomes a staged one: ``file``, open for writing, which has
+        ``digests``. ``move`` gives it its name in the staging directory, and answers for how many bytes it is
+        accounted from now on."""
+        name = dirty_name(self._random_part())
+        charged = move(name)
+        staged = self._live[name] = StagedFile(self, name, local, file, None)
+        staged.take_over(size_bytes, charged)
+        staged.derive(digests)
         return staged
 
     async def _copy(self, staged: StagedFile, source: Path | int, size_bytes: int) -> None:

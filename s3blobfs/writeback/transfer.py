@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
-from s3blobfs.blobstore.protocol import BlobStore
+from s3blobfs.blobstore.protocol import BlobStore, Kept
 from s3blobfs.errors import BlobIsDeleting, TransientS3Error
 from s3blobfs.failpoints import Failpoint, reached
 from s3blobfs.index import blobs, dentries, inodes, uploads
@@ -19,6 +19,7 @@ from s3blobfs.index.database import Database
 from s3blobfs.index.inodes import InodeRow
 from s3blobfs.index.transaction import Transaction
 from s3blobfs.index.uploads import UploadRow
+from s3blobfs.tier.origin import Origin
 from s3blobfs.tier.staging import StagedFile
 from s3blobfs.types import BlobContent, ContentDigests, Keying, ObjectHint, StoredContent
 from s3blobfs.writeback.reaper import Reaper
@@ -67,19 +68,14 @@ class Transfer:
     async def store(self, content: Content) -> Committed | None:
         """``None`` when the content is not wanted any more: its journal row is gone, and what reached S3 is
         left to the reaper. Raises what the store or the index does, and ``OSError`` of the staged file."""
-        inode, path = await self._db.read(
-            lambda tx: (
-                inodes.find(tx, content.upload.inode_id),
-                dentries.path_of(tx, content.upload.inode_id),
-            )
-        )
+        inode, path, kept = await self._db.read(lambda tx: self._look(tx, content))
         if inode is None:
             await self.settle(content)
             return None
         hint = ObjectHint(inode.id, path or b"", inode.mode, inode.uid, inode.gid, inode.mtime_ns)
         for _ in range(_REAP_ROUNDS):
             async with self._claim(content):
-                stored = await self._find_or_put(content, hint)
+                stored = await self._find_or_put(content, hint, kept)
                 try:
                     return await self._commit(content, stored)
                 except BlobIsDeleting:
@@ -90,6 +86,25 @@ class Transfer:
         raise TransientS3Error(
             "an earlier object of the same content is still being deleted", key=stored.location.object_key
         )
+
+    def _look(self, tx: Transaction, content: Content) -> tuple[InodeRow | None, bytes | None, Kept | None]:
+        inode_id = content.upload.inode_id
+        inode = inodes.find(tx, inode_id)
+        return inode, dentries.path_of(tx, inode_id), self._kept(tx, inode, content.staged.origin)
+
+    def _kept(self, tx: Transaction, inode: InodeRow | None, origin: Origin | None) -> Kept | None:
+        """What S3 has of it, if the file's present content is what it was made from. That one stays until
+        this one is committed in its place."""
+        if inode is None or inode.blob_id is None or origin is None or not origin.unchanged:
+            return None
+        blob = blobs.get(tx, inode.blob_id).content()
+        if (blob.digests.size_bytes, blob.digests.md5, blob.digests.sha256) != (
+            origin.digests.size_bytes,
+            origin.digests.md5,
+            origin.digests.sha256,
+        ):
+            return None
+        return Kept(self._stores[blob.store_id].config.bucket, blob, origin.unchanged)
 
     async def settle(self, content: Content) -> None:
         """End the journal row of a content that nobody wants any more. What a PUT in doubt left in S3 is
@@ -126,7 +141,7 @@ class Transfer:
         else:
             yield  # a new version shares nothing with what is being deleted
 
-    async def _find_or_put(self, content: Content, hint: ObjectHint) -> StoredContent:
+    async def _find_or_put(self, content: Content, hint: ObjectHint, kept: Kept | None) -> StoredContent:
         store = self._stores[content.upload.store_id]
         write_id, object_id = content.upload.write_id, content.object_id
         if content.in_doubt:
@@ -138,7 +153,12 @@ class Transfer:
         content.in_doubt = True
         reached(Failpoint.PUT_SENT)
         stored = await store.put(
-            content.staged.path, content.digests, object_id=object_id, write_id=write_id, hint=hint
+            content.staged.path,
+            content.digests,
+            object_id=object_id,
+            write_id=write_id,
+            hint=hint,
+            kept=kept,
         )
         reached(Failpoint.PUT_ANSWERED)
         return stored

@@ -27,7 +27,8 @@ FULL = os.environ.get("S3BLOBFS_CRASH_GRID") == "full"
 PLACES = ("versioned-cached/s3", "digest-uncached/disk")
 ALL_PLACES = tuple(f"{kind}/{durability}" for kind in KINDS for durability in ("s3", "disk"))
 
-ONCE = frozenset({Failpoint.PART_SENT, Failpoint.MARKED, Failpoint.DELETED, Failpoint.FORGOTTEN})
+IN_PARTS = frozenset({Failpoint.PART_SENT, Failpoint.PART_COPIED})
+ONCE = IN_PARTS | {Failpoint.MARKED, Failpoint.DELETED, Failpoint.FORGOTTEN}
 """Not reached a second time by the workload below."""
 LARGE_BYTES = 33 * 1024 * 1024
 """Goes to S3 in parts."""
@@ -79,6 +80,9 @@ def workload(victim: Victim, large: bool) -> None:
     """Passes every failpoint, the early ones several times."""
     if large:
         victim.write("large", pattern(LARGE_BYTES, next(fresh)))
+        victim.sync()
+        victim.append("large", pattern(5_000, next(fresh)))
+        victim.sync()
     victim.write("a", pattern(60_000, next(fresh)))
     victim.write("a", pattern(70_000, next(fresh)))
     victim.write("b", pattern(200_000, next(fresh)))
@@ -96,6 +100,6 @@ CASES = [(point, nth) for point in Failpoint for nth in ((1, 2) if FULL and poin
 @pytest.mark.parametrize(("point", "nth"), CASES, ids=lambda value: getattr(value, "value", str(value)))
 def test_killed_at(victim: Victim, point: Failpoint, nth: int) -> None:
     with victim.killed_at(f"{point.value}:{nth}"):
-        workload(victim, large=point is Failpoint.PART_SENT)
+        workload(victim, large=point in IN_PARTS)
     # What S3 copied has no journal row: until it is committed, only gc can find it.
     victim.compare(strays=int(point is Failpoint.COPIED))

@@ -88,7 +88,7 @@ class Followed:
     async def finish(self) -> bool:
         found = await self.follower.finish(self.fd, len(self.model))
         self.file.release()
-        return found == content_digests(self.model)
+        return found.digests() == content_digests(self.model)
 
 
 async def test_sequential_writes_are_followed(tmp_path: Path) -> None:

@@ -37,7 +37,6 @@ async def staged_with(tier: Tier, data: bytes, local: Local = Local.CACHE) -> St
 async def test_what_is_written_is_read_and_digested(tier: Tier, size: int) -> None:
     data = random_bytes(size)
     staged = await staged_with(tier, data)
-    assert staged.written == (size > 0)
     assert await staged.read(0, size + 10) == data
     assert await staged.read(size - 1, 10) == data[-1:] if size else True
     assert await staged.read(size, 1) == b""
@@ -100,7 +99,6 @@ async def test_a_copy_of_a_sealed_file_can_be_changed(tier: Tier) -> None:
     staged = await staged_with(tier, b"before")
     await staged.seal(rename=True)
     copy = await staged.unseal_copy()
-    assert not copy.written
     await copy.write(0, b"BE")
     assert (await staged.read(0, 9), await copy.read(0, 9)) == (b"before", b"BEfore")
     assert await copy.seal(rename=True) == content_digests(b"BEfore")
@@ -398,7 +396,6 @@ async def test_journalled_files_are_found_again(make_tier: MakeTier) -> None:
     assert await again.read(0, 99) == b"sealed"
     again = tier.staging.open(dirty.name, Local.CACHE, None)
     assert not again.sealed
-    assert again.written
     await again.write(5, b"!")
     assert await again.seal(rename=True) == content_digests(b"dirty!")
     assert tier.space.staged_bytes == 12
