@@ -36,7 +36,8 @@ async def change(rig: Rig, inode_id: int, offset: int | None, data: bytes = APPE
     """Write somewhere, or at the end, and close."""
     flags = os.O_WRONLY if offset is not None else os.O_WRONLY | os.O_APPEND
     opened = await rig.fs.open(inode_id, flags)
-    await rig.fs.write(opened.handle, offset or 0, data)
+    end = (await rig.fs.getattr(inode_id)).size_bytes
+    await rig.fs.write(opened.handle, end if offset is None else offset, data)
     await rig.fs.flush(opened.handle)
     await rig.fs.release(opened.handle)
 
