@@ -8,15 +8,18 @@ with other bytes than were written, which no time tells.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 from s3blobfs.config import KIB
 from s3blobfs.errors import DamagedContent, PermanentS3Error
+from s3blobfs.s3.crc import combined
 from s3blobfs.types import CHECKSUM_BLOCK_BYTES
 
 if TYPE_CHECKING:
@@ -78,7 +81,7 @@ class Body:
         """All of it. Raises, besides, :class:`~s3blobfs.errors.DamagedContent` when it is not what the
         checksums say."""
         data = self.read(0, self.size_bytes)
-        self._compare(data, 0)
+        self.compare(data, 0)
         return data
 
     def check(self, offset: int, length: int) -> None:
@@ -90,11 +93,12 @@ class Body:
         end = offset + length
         while start < end:
             size = min(CHECKSUM_BLOCK_BYTES, self.size_bytes - start)
-            self._compare(self.read(start, size), start)
+            self.compare(self.read(start, size), start)
             start += size
 
-    def _compare(self, data: bytes, start: int) -> None:
-        """``start`` is at a block's boundary, and the end as well, or the end of the body."""
+    def compare(self, data: bytes, start: int) -> None:
+        """That ``data`` is what the body has from ``start`` on, if its checksums are known: whole blocks, the
+        last one of the body may be shorter. Raises :class:`~s3blobfs.errors.DamagedContent`."""
         if not self._checksums:
             return
         view = memoryview(data)
@@ -106,6 +110,29 @@ class Body:
         whole = 4 * -(-self.size_bytes // CHECKSUM_BLOCK_BYTES)
         if len(self._checksums) != whole or self._checksums[first : first + len(found)] != found:
             raise DamagedContent(f"{self._name} does not hold the bytes that are to be stored")
+
+    def checksum_of(self, offset: int, length: int) -> int | None:
+        """The CRC-32 of a range, if it is known: of whole blocks, the last one of the body may be shorter."""
+        end = offset + length
+        if not self._checksums or offset % CHECKSUM_BLOCK_BYTES:
+            return None
+        if end % CHECKSUM_BLOCK_BYTES and end != self.size_bytes:
+            return None
+        first, behind = offset // CHECKSUM_BLOCK_BYTES, -(-end // CHECKSUM_BLOCK_BYTES)
+        return combined(self._checksums[4 * first : 4 * behind], CHECKSUM_BLOCK_BYTES, length)
+
+    @contextlib.contextmanager
+    def sending(self, offset: int, length: int) -> Iterator[BinaryIO]:
+        """A range of known checksum as the file object that boto3 wants, compared as it is sent: a block that
+        is not what it is to be ends the request. What went wrong with the body is raised as it is, not as the
+        broken connection that the libraries make of it."""
+        source = _Range(self, offset, length, checked=True)
+        try:
+            yield io.BufferedReader(source, CHECKSUM_BLOCK_BYTES)
+        except Exception as error:
+            if source.failure is not None:
+                raise source.failure from error
+            raise
 
     def open_range(self, offset: int, length: int) -> BinaryIO:
         """A range as the file object that boto3 wants; read in blocks.
@@ -128,12 +155,18 @@ class Body:
 class _Range(io.RawIOBase):
     """A range of a body, read by offset; nothing is shared with other ranges but the descriptor."""
 
-    def __init__(self, body: Body, offset: int, length: int) -> None:
+    def __init__(self, body: Body, offset: int, length: int, *, checked: bool = False) -> None:
+        """``checked``: the range is one of whole blocks, and each is compared before it is given."""
         super().__init__()
         self._body = body
         self._offset = offset
         self._length = length
         self._position = 0
+        self._checked = checked
+        self._block = b""
+        self._block_start = 0
+        self.failure: Exception | None = None
+        """Why the range could not be read."""
 
     def readable(self) -> bool:
         return True
@@ -149,7 +182,25 @@ class _Range(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer)
         length = min(len(view), max(0, self._length - self._position))
-        data = self._body.read(self._offset + self._position, length)
+        try:
+            data = self._read_checked(length) if self._checked else self._read(self._position, length)
+        except Exception as error:
+            self.failure = error
+            raise
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+    def _read(self, position: int, length: int) -> bytes:
+        return self._body.read(self._offset + position, length)
+
+    def _read_checked(self, length: int) -> bytes | memoryview:
+        """At most to the end of the block."""
+        within = self._position - self._block_start
+        if length and not 0 <= within < len(self._block):
+            self._block_start = self._position - self._position % CHECKSUM_BLOCK_BYTES
+            size_bytes = min(CHECKSUM_BLOCK_BYTES, self._length - self._block_start)
+            self._block = self._read(self._block_start, size_bytes)
+            self._body.compare(self._block, self._offset + self._block_start)
+            within = self._position - self._block_start
+        return memoryview(self._block)[within : within + length]

@@ -7,6 +7,7 @@ told the result, so that the two planes cannot disagree. Credentials pass throug
 from __future__ import annotations
 
 import datetime
+import ipaddress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -67,6 +68,11 @@ class S3Connection:
         self.region: str = self.boto.meta.region_name
         self.endpoint_url: str = self.boto.meta.endpoint_url
         """The one in effect: of the options, of the AWS configuration, or AWS's own."""
+        if _is_private(self.endpoint_url):
+            # Bodies have checksums, which are signed. That the body is signed, too, and so read and hashed
+            # once more, is against somebody on the way. Not before: the endpoint is boto3's to find out.
+            signing: Any = self.boto.meta.config
+            signing.s3 = {**signing.s3, "payload_signing_enabled": False}
         self._custom_endpoint = urlsplit(self.endpoint_url).hostname not in (
             f"s3.{self.region}.amazonaws.com",
             "s3.amazonaws.com",
@@ -163,6 +169,16 @@ def _ca_bundle(options: S3Options, core: botocore.session.Session) -> Path | Non
     """Also from ``AWS_CA_BUNDLE`` or the profile's ``ca_bundle``, which obstore does not know."""
     configured = options.ca_bundle or core.get_config_variable("ca_bundle")
     return Path(configured) if configured else None
+
+
+def _is_private(endpoint_url: str) -> bool:
+    """Nobody between us and the server can alter what is sent: TLS, or the same machine."""
+    parts = urlsplit(endpoint_url)
+    host = parts.hostname or ""
+    try:
+        return parts.scheme == "https" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _virtual_host(endpoint_url: str, bucket: str) -> str:

@@ -4,6 +4,7 @@ request, of which :mod:`s3blobfs.s3.client` and :mod:`s3blobfs.s3.multipart` mak
 
 from __future__ import annotations
 
+import base64
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,11 +71,15 @@ class ControlPlane:
                 Bucket=self._bucket, Key=key, Metadata=metadata, **self._storing_headers
             )["UploadId"]
 
-    def upload_part(self, key: str, upload_id: str, number: int, part: IO[bytes]) -> str:
-        """Answers the part's ETag. ``number`` counts from 1. boto3 adds a CRC-32 that the server checks."""
+    def upload_part(self, key: str, upload_id: str, number: int, part: IO[bytes], crc: int | None) -> str:
+        """Answers the part's ETag. ``number`` counts from 1. The server checks the CRC-32 ``crc``; where it
+        is not known, boto3 reads the part to add one."""
+        checksum: dict[str, Any] = {}
+        if crc is not None:
+            checksum["ChecksumCRC32"] = base64.b64encode(crc.to_bytes(4, "big")).decode()
         with self._errors(key):
             answer = self._boto.upload_part(
-                Bucket=self._bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=part
+                Bucket=self._bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=part, **checksum
             )
             return answer["ETag"]
 

@@ -72,10 +72,15 @@ class MultipartUploads:
                 assert source is not None
                 return await self._copy_part(key, upload_id, number, part, source)
 
+            crc = body.checksum_of(part.offset, part.length)
+
             def request() -> str:
+                if crc is not None:
+                    with body.sending(part.offset, part.length) as content:
+                        return self._control.upload_part(key, upload_id, number, content, crc)
                 body.check(part.offset, part.length)
                 return self._control.upload_part(
-                    key, upload_id, number, body.open_range(part.offset, part.length)
+                    key, upload_id, number, body.open_range(part.offset, part.length), None
                 )
 
             etag = await self._runner.run(Count.S3_PART, request, reads_only=False)
