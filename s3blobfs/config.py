@@ -104,6 +104,13 @@ class ReadOptions:
     """Windows in flight or waiting to be read, per reader."""
     memory_limit_bytes: int = 128 * MIB
     """All readers' windows together."""
+    siblings: int = 64
+    """Files of a directory that are fetched ahead, at most, when it is read in the order of its listing;
+    0: none."""
+    sibling_bytes: int = 256 * KIB
+    """Larger ones are not."""
+    siblings_bytes: int = 8 * MIB
+    """Of all that are on their way, in all directories."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,11 @@ class Count(enum.Enum):
     S3_RETRY = "s3.retry"
     CACHE_HIT = "cache.hit"
     CACHE_MISS = "cache.miss"
+    AHEAD_FETCHED = "ahead.fetched"
+    """Files that came into the cache before anybody asked for them."""
+    AHEAD_USED = "ahead.used"
+    AHEAD_UNUSED = "ahead.unused"
+    """The reader went another way."""
 
 
 class Arrow(enum.Enum):

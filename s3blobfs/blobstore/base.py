@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from s3blobfs.blobstore.keys import subject, subject_of
-from s3blobfs.blobstore.protocol import BlobSource, DeleteError, Kept
+from s3blobfs.blobstore.protocol import BlobSource, DeleteError, Kept, TakeContent
 from s3blobfs.blobstore.reusing import Reusing
 from s3blobfs.errors import (
     AccessDenied,
@@ -15,8 +15,19 @@ from s3blobfs.errors import (
     ObjectStoreError,
     PermanentS3Error,
     PreconditionFailed,
+    S3BlobFSError,
 )
-from s3blobfs.s3.protocol import DeleteFailure, ObjectClient, ObjectId, ObjectInfo, PutReceipt, Reuse
+from s3blobfs.s3.protocol import (
+    DeleteFailure,
+    ObjectClient,
+    ObjectData,
+    ObjectId,
+    ObjectInfo,
+    PutReceipt,
+    Reuse,
+    TakeAnswer,
+    WholeObject,
+)
 from s3blobfs.trace import Arrow, Local, Party, Tracer
 from s3blobfs.types import BlobContent, BlobLocation, StoreConfig
 
@@ -45,6 +56,9 @@ class ObjectBlobStore:
 
     def open_source(self, blob: BlobContent) -> BlobSource:
         return _ObjectSource(self._config, self._client, self._tracer, blob)
+
+    async def fetch_each(self, wanted: Iterable[tuple[BlobContent, TakeContent]]) -> None:
+        await self._client.get_each(map(_whole_object, wanted))
 
     async def delete(self, locations: Sequence[BlobLocation]) -> list[DeleteError]:
         if len(locations) == 1:
@@ -166,6 +180,16 @@ class _ObjectSource:
         receiver = Local.CACHE if self.config.cached else Party.CLIENT
         self.tracer.step(receiver, Arrow.FROM, Party.S3, f"read {length} bytes", subject(location))
         return answer.data
+
+
+def _whole_object(wanted: tuple[BlobContent, TakeContent]) -> tuple[WholeObject, TakeAnswer]:
+    blob, take = wanted
+    location = blob.location
+
+    def take_answer(answer: ObjectData | S3BlobFSError) -> None:
+        take(answer if isinstance(answer, S3BlobFSError) else answer.data)
+
+    return WholeObject(location.object_key, location.version_id, blob.etag), take_answer
 
 
 def altered(bucket: str, location: BlobLocation) -> DamagedContent:

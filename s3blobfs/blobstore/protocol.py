@@ -11,12 +11,12 @@ second*). Errors are those of the object client (:mod:`s3blobfs.s3.protocol`) ex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from s3blobfs.errors import ObjectStoreError
+from s3blobfs.errors import ObjectStoreError, S3BlobFSError
 from s3blobfs.types import (
     BlobContent,
     BlobLocation,
@@ -53,6 +53,10 @@ class BlobSource(Protocol):
         range covers. Raises :class:`~s3blobfs.errors.ObjectNotFound` when the object is gone and
         :class:`~s3blobfs.errors.DamagedContent` when it is not the one that was stored."""
         ...
+
+
+TakeContent = Callable[[bytes | S3BlobFSError], None]
+"""Told what became of one blob of :meth:`BlobStore.fetch_each`, perhaps in another thread. Must not raise."""
 
 
 class BlobStore(Protocol):
@@ -107,6 +111,12 @@ class BlobStore(Protocol):
         ...
 
     def open_source(self, blob: BlobContent) -> BlobSource: ...
+
+    async def fetch_each(self, wanted: Iterable[tuple[BlobContent, TakeContent]]) -> None:
+        """Fetch blobs whole, one after the other, each by one GET that is not repeated: for what nobody
+        waits for. ``wanted`` is asked for the next one, perhaps in another thread, when the one before has
+        been answered."""
+        ...
 
     async def find_write(
         self, digests: ContentDigests, *, object_id: str | None, write_id: str

@@ -18,6 +18,7 @@ from s3blobfs.config import (
     IndexCopyOptions,
     MountOptions,
     QueueOptions,
+    ReadOptions,
     S3Options,
     TierOptions,
 )
@@ -88,6 +89,12 @@ _FSTAB_NAMES = frozenset(
 @click.option(
     "--queue-age", type=duration, metavar="AGE", default="1h", show_default=True,
     help="With --durability disk: writers are slowed, too, while a file waits for its upload for longer.",
+)  # fmt: skip
+@click.option(
+    "--prefetch-files", type=click.IntRange(0), metavar="N", default=ReadOptions().siblings,
+    show_default=True,
+    help="How many small files are fetched into the cache ahead of who reads a directory's files in the "
+    "order of its listing; 0 turns that off.",
 )  # fmt: skip
 @click.option("--read-only", is_flag=True, help="Refuse all changes.")
 @click.option("--noatime", is_flag=True, help="Reads leave access times as they are.")
@@ -212,6 +219,7 @@ def _options(
         mountpoint=mountpoint,
         index_path=paths.index,
         tier=TierOptions(directory=cache_dir.absolute(), size_limit_bytes=values["cache_size"]),
+        read=ReadOptions(siblings=values["prefetch_files"]),
         s3=s3,
         durability=Durability(values["durability"]) if values["durability"] else None,
         read_only=values["read_only"],

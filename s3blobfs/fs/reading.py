@@ -10,6 +10,7 @@ from s3blobfs.fs.content import State
 from s3blobfs.fs.core import Core
 from s3blobfs.fs.handles import FileHandle
 from s3blobfs.fs.incore import InCoreInode
+from s3blobfs.fs.siblings import Siblings
 from s3blobfs.index import blobs, dentries
 from s3blobfs.tier.fetch import ContentReader
 from s3blobfs.trace import Arrow, Local, Party
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 class Reading:
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._siblings = Siblings(core.db, core.tier, core.stores)
 
     async def read(self, handle: FileHandle, offset: int, size: int) -> bytes:
         """pread(2): short only at the end of the file.
@@ -68,6 +70,7 @@ class Reading:
                     handle.left_readers.append(handle.reader)
                 handle.reader = await self.open_blob(blob)
                 handle.reader_blob_id = blob.blob_id
+                await self._siblings.opened(handle.inode.id, blob)
             return handle.reader
 
     async def _close_left_readers(self, handle: FileHandle) -> None:
@@ -92,10 +95,12 @@ class Reading:
         if content.blob is None:
             blob_id = inode.row.blob_id
             assert blob_id is not None
-            row = await self._core.db.read(lambda tx: blobs.get(tx, blob_id))
+            blob = self._siblings.known(inode.id, blob_id)
+            if blob is None:
+                blob = (await self._core.db.read(lambda tx: blobs.get(tx, blob_id))).content()
             if content.state is State.CLEAN and content.blob is None:
-                content.blob = row.content()
-            return row.content()
+                content.blob = blob
+            return blob
         return content.blob
 
     async def open_blob(self, blob: BlobContent) -> ContentReader:

@@ -57,6 +57,15 @@ _SELECT_WITH_CHECKSUMS = (
     f"SELECT {_COLUMNS}, coalesce(checksums, x'')"  # noqa: S608
     " FROM blobs LEFT JOIN blob_checksums ON blob_id = id"
 )
+_OF_FILES = (
+    f"SELECT cookie, dentries.inode_id, {', '.join(f'blobs.{each}' for each in _COLUMNS.split(', '))},"  # noqa: S608
+    " coalesce(checksums, x'') FROM dentries INDEXED BY dentries_in_order"
+    " CROSS JOIN inodes ON inodes.id = dentries.inode_id"
+    " LEFT JOIN blobs ON blobs.id = inodes.blob_id"
+    " LEFT JOIN blob_checksums ON blob_checksums.blob_id = blobs.id"
+    " WHERE parent_id = ? AND cookie > ? ORDER BY cookie LIMIT ?"
+)
+"""As in :mod:`s3blobfs.index.dentries`, the order of the loops is fixed."""
 _RETURNING = f" RETURNING {_COLUMNS}, x''"
 
 
@@ -70,6 +79,17 @@ def find_id(tx: Transaction, blob_id: int) -> BlobRow | None:
     """With checksums."""
     row = one(tx.execute(_SELECT_WITH_CHECKSUMS + " WHERE id = ?", (blob_id,)))
     return _row(row) if row is not None else None
+
+
+def of_files(
+    tx: Transaction, parent: int, after_cookie: int, limit: int
+) -> list[tuple[int, int, BlobRow | None]]:
+    """``(cookie, inode id, blob)`` of the next ``limit`` entries of a directory in the order of its listing;
+    no blob of what is no file or has no bytes. With checksums."""
+    return [
+        (row[0], row[1], _row(row[2:]) if row[2] is not None else None)
+        for row in tx.execute(_OF_FILES, (parent, after_cookie, limit))
+    ]
 
 
 def find(tx: Transaction, store_id: int, object_key: str, version_id: str | None) -> BlobRow | None:

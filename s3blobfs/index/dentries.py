@@ -112,6 +112,14 @@ def names_of(tx: Transaction, inode_id: int) -> list[tuple[int, bytes]]:
     return [(parent, name) for parent, name in rows]
 
 
+def place_of(tx: Transaction, inode_id: int) -> tuple[int, int] | None:
+    """``(parent, cookie)`` of an inode's oldest name; ``None`` without any."""
+    row = tx.execute(
+        "SELECT parent_id, cookie FROM dentries WHERE inode_id = ? ORDER BY cookie LIMIT 1", (inode_id,)
+    ).fetchone()
+    return None if row is None else (row[0], row[1])
+
+
 def path_of(tx: Transaction, inode_id: int) -> bytes | None:
     """One path of the inode from the root, without a leading slash (of the root: empty); ``None`` when no
     name leads to it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ import trio
 import trio.lowlevel
 
 from s3blobfs.config import MIB, S3Options
-from s3blobfs.errors import PermanentS3Error
+from s3blobfs.errors import PermanentS3Error, S3BlobFSError
 from s3blobfs.s3.body import Body
 from s3blobfs.s3.connection import S3Connection
 from s3blobfs.s3.control import ControlPlane, CopySource, Page
@@ -40,7 +40,9 @@ from s3blobfs.s3.protocol import (
     ObjectVersionInfo,
     PutReceipt,
     Reuse,
+    TakeAnswer,
     UploadInfo,
+    WholeObject,
 )
 from s3blobfs.s3.requests import RequestRunner
 from s3blobfs.s3.retry import Randomness
@@ -153,6 +155,19 @@ class S3ObjectClient:
         check_range(offset, length)
         request = partial(self._data.get, key, version_id, offset, length, if_match)
         return await self._runner.run(Count.S3_GET, request, reads_only=True)
+
+    async def get_each(self, wanted: Iterable[tuple[WholeObject, TakeAnswer]]) -> None:
+        def requests() -> Iterator[None]:
+            for target, take in wanted:
+                yield
+                try:
+                    answer = self._data.get(target.key, target.version_id, 0, None, target.if_match)
+                except S3BlobFSError as error:
+                    take(error)
+                else:
+                    take(answer)
+
+        await self._runner.run_aside(Count.S3_GET, requests())
 
     async def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo:
         check_key(key)

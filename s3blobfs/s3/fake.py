@@ -13,7 +13,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from s3blobfs.errors import (
     ObjectNotFound,
     PermanentS3Error,
     PreconditionFailed,
+    S3BlobFSError,
 )
 from s3blobfs.s3.body import Body
 from s3blobfs.s3.fake_bucket import FakeBucket, FakeVersion
@@ -49,7 +50,9 @@ from s3blobfs.s3.protocol import (
     ObjectVersionInfo,
     PutReceipt,
     Reuse,
+    TakeAnswer,
     UploadInfo,
+    WholeObject,
 )
 from s3blobfs.trace import Count, Tracer
 
@@ -235,6 +238,15 @@ class FakeObjectClient:
         if end > size_bytes or (offset > 0 and offset >= size_bytes):
             raise DamagedContent(f"key {key}: bytes {offset} to {end} asked for, it has {size_bytes}")
         return ObjectData(version.data[offset:end], _copied(version.info))
+
+    async def get_each(self, wanted: Iterable[tuple[WholeObject, TakeAnswer]]) -> None:
+        for target, take in wanted:
+            try:
+                answer = await self.get(target.key, version_id=target.version_id, if_match=target.if_match)
+            except S3BlobFSError as error:
+                take(error)
+            else:
+                take(answer)
 
     async def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo:
         check_key(key)

@@ -14,7 +14,7 @@ has given up. A :class:`FaultScript` may be shared by the clients of several buc
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Literal, TypeVar
 import trio
 import trio.lowlevel
 
+from s3blobfs.errors import S3BlobFSError
 from s3blobfs.s3.protocol import (
     DeleteFailure,
     ObjectClient,
@@ -33,7 +34,9 @@ from s3blobfs.s3.protocol import (
     ObjectVersionInfo,
     PutReceipt,
     Reuse,
+    TakeAnswer,
     UploadInfo,
+    WholeObject,
 )
 
 Operation = Literal[
@@ -249,6 +252,15 @@ class FaultyObjectClient:
         for fault in faults:
             answer = fault.damage(answer)
         return answer
+
+    async def get_each(self, wanted: Iterable[tuple[WholeObject, TakeAnswer]]) -> None:
+        for target, take in wanted:
+            try:
+                answer = await self.get(target.key, version_id=target.version_id, if_match=target.if_match)
+            except S3BlobFSError as error:
+                take(error)
+            else:
+                take(answer)
 
     async def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo:
         return await self._call("head", [key], lambda: self._inner.head(key, version_id=version_id))

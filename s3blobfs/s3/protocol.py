@@ -13,10 +13,12 @@ up, :class:`~s3blobfs.errors.PermanentS3Error` at once.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+from s3blobfs.errors import S3BlobFSError
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,19 @@ class ObjectData:
     data: bytes
     info: ObjectInfo
     """``size_bytes`` is that of the whole object, also for a ranged GET."""
+
+
+@dataclass(frozen=True, slots=True)
+class WholeObject:
+    """One of :meth:`ObjectClient.get_each`."""
+
+    key: str
+    version_id: str | None
+    if_match: str
+
+
+TakeAnswer = Callable[[ObjectData | S3BlobFSError], None]
+"""Told what became of one request, perhaps in another thread. Must not raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +168,11 @@ class ObjectClient(Protocol):
         beyond the end of the object is :class:`~s3blobfs.errors.DamagedContent` (the caller knew the size).
         An empty range is :class:`ValueError`: HTTP cannot ask for one.
         ``if_match`` (an ETag) raises :class:`~s3blobfs.errors.PreconditionFailed` when it differs."""
+        ...
+
+    async def get_each(self, wanted: Iterable[tuple[WholeObject, TakeAnswer]]) -> None:
+        """GET objects one after the other, each once: for what nobody waits for. ``wanted`` is asked for the
+        next one, perhaps in another thread, when the one before has been answered."""
         ...
 
     async def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo:

@@ -6,7 +6,7 @@ One :class:`RequestRunner` serves all buckets of a volume, so ``S3Options.max_th
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import trio
@@ -18,6 +18,9 @@ from s3blobfs.trace import Count, Tracer
 
 T = TypeVar("T")
 
+ASIDE_MAX_THREADS = 16
+"""For requests that nobody waits for, beside ``S3Options.max_threads``."""
+
 
 class RequestRunner:
     """``uniform`` gives the retries' jitter; the clock is trio's."""
@@ -27,6 +30,7 @@ class RequestRunner:
         self._tracer = tracer
         self._policy = RetryPolicy.of(options)
         self._limiter = trio.CapacityLimiter(options.max_threads)
+        self._limiter_aside = trio.CapacityLimiter(ASIDE_MAX_THREADS)
         self._uniform = uniform
 
     async def run(
@@ -71,3 +75,18 @@ class RequestRunner:
             uniform=self._uniform,
             repeat_unknown=repeat_unknown,
         )
+
+    async def run_aside(self, kind: Count, requests: Iterator[None]) -> None:
+        """Run through ``requests``, each step of which makes one, in a thread that no demanded request waits
+        for. Nothing is repeated. Cancelled, it leaves the thread to itself: the iterator has to end it."""
+        made = 0
+
+        def work() -> None:
+            nonlocal made
+            for _ in requests:
+                made += 1
+
+        try:
+            await trio.to_thread.run_sync(work, limiter=self._limiter_aside, abandon_on_cancel=True)
+        finally:
+            self._tracer.count(kind, made)

@@ -28,7 +28,7 @@ from s3blobfs.errors import TierError, TierOutOfFiles
 from s3blobfs.tier.digest import file_digests
 from s3blobfs.tier.entry import CacheEntry, ChangeTime, Fill, Record, is_unaltered, stamp_mtime_ns
 from s3blobfs.tier.layout import TEMPORARY_PREFIX, Directory, TierLayout, entry_name
-from s3blobfs.tier.localio import SharedFd, in_disk_thread
+from s3blobfs.tier.localio import SharedFd, in_disk_thread, write_fully
 from s3blobfs.tier.scan import scan, time_grain_ns
 from s3blobfs.tier.session import Session
 from s3blobfs.tier.space import Space, Use
@@ -74,6 +74,8 @@ class Cache:
         self._idle_bytes = 0
         self._names_of: dict[int, list[Record]] = {}  # by inode, of those with more than one name
         self._stamp_grain_ns = 1
+        self._added = itertools.count()
+        self._heed_removal: Callable[[tuple[int, str]], object] = lambda key: None
         space.evict_with(self)
 
     async def start(self) -> None:
@@ -216,6 +218,36 @@ class Cache:
         name = f"{TEMPORARY_PREFIX}fill_{secrets.token_hex(8)}"
         return Fill(self._layout, self._space, directory, name, size_bytes, install)
 
+    def add(self, store_id: int, cache_name: str, data: bytes) -> None:
+        """Make a small whole content, which is known to be right and not here yet, an entry: the first to be
+        evicted, until it is read. Its room was reserved for filling, and is given back if this fails.
+        :class:`TierUnavailable`, :class:`TierFull`."""
+        assert not self.contains(store_id, cache_name)
+        temporary = f"{TEMPORARY_PREFIX}add_{next(self._added)}"
+        charged = len(data)
+
+        def move(target: Directory, name: str) -> int:
+            nonlocal charged
+            self._layout.rename(target, temporary, target, name)
+            moved, charged = charged, 0
+            return moved
+
+        try:
+            with self._layout.errors(f"adding {cache_name} to the cache of store {store_id}"):
+                directory = self._layout.store(store_id)
+                file = SharedFd(directory.create(temporary))
+                try:
+                    write_fully(file.fd, data, 0)
+                    entry = self._install(store_id, cache_name, file, Use.FILLING, move)
+                finally:
+                    file.release()
+                    if charged:
+                        directory.unlink(temporary)
+        finally:
+            self._space.release(charged, Use.FILLING)
+        entry.unpin()
+        self._idle.move_to_end(entry.record.key, last=False)
+
     async def link(self, store_id: int, cache_name: str, new_store_id: int, new_cache_name: str) -> bool:
         """Give an entry a second name (the object was copied in S3), accounted once. False when there is
         no such entry, or the disk cannot; an entry of the new name stays. :class:`TierUnavailable`."""
@@ -249,6 +281,7 @@ class Cache:
 
     def remove(self, store_id: int, cache_name: str) -> bool:
         """Forget an entry, also a pinned one; False when there was none. :class:`TierUnavailable`."""
+        self._heed_removal((store_id, cache_name))
         record = self._records.get((store_id, entry_name(cache_name)))
         if record is None:
             return False
@@ -256,6 +289,10 @@ class Cache:
             self._drop(record)
         self._tracer.step(Party.CLIENT, Arrow.TO, Local.CACHE, "delete", cache_name)
         return True
+
+    def when_removed(self, heed: Callable[[tuple[int, str]], object]) -> None:
+        """``heed`` is told store and cache name of what is removed, whether it is here or not."""
+        self._heed_removal = heed
 
     # -- for a demotion --------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import trio
 
 from s3blobfs.config import ReadOptions
 from s3blobfs.errors import DamagedContent, TierError, TierFull
+from s3blobfs.tier.ahead import Ahead
 from s3blobfs.tier.cache import Cache, CacheEntry
 from s3blobfs.tier.filling import FillReader, SharedFill
 from s3blobfs.tier.memory import MemoryBudget
@@ -46,6 +47,7 @@ class Fetcher:
         self._fills: dict[_Key, SharedFill] = {}
         self._small: dict[_Key, SmallContent] = {}
         self._nursery: trio.Nursery | None = None
+        self.ahead = Ahead(cache, space, tracer, options.siblings_bytes, self._spawn)
         self._quiet_until = -math.inf
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -57,6 +59,7 @@ class Fetcher:
                 await trio.sleep_forever()
             finally:
                 self._nursery = None
+                self.ahead.stop()
 
     async def open(self, blob: BlobContent, source: RangeSource, cached: bool) -> ContentReader:
         """A reader of ``blob``, whose bytes ``source`` fetches. Nothing is fetched before the first read."""
@@ -69,6 +72,11 @@ class Fetcher:
             return self.uncached(blob, source)
         self._tracer.count(Count.CACHE_MISS if entry is None else Count.CACHE_HIT)
         return _CachedReader(self, blob, source, entry)
+
+    def has(self, blob: BlobContent) -> bool:
+        """Whether the content is in the cache, or on its way for a reader."""
+        key = (blob.store_id, blob.location.cache_name)
+        return key in self._fills or self._cache.contains(*key)
 
     @property
     def memory_bytes(self) -> int:
@@ -182,6 +190,10 @@ class _CachedReader:
             await self._past_cache.aclose()
 
     async def _read_cached(self, offset: int, size: int) -> bytes:
+        if self._entry is None and self._filling is None:
+            coming = self._fetcher.ahead.demand(self._blob.store_id, self._blob.location.cache_name)
+            if coming is not None:
+                await coming.ended()
         if self._entry is None and self._filling is None:
             place = self._fetcher.cached(self._blob, self._source)
             if isinstance(place, CacheEntry):

@@ -53,6 +53,7 @@ class Tier:
 
     def __init__(self, options: TierOptions, read: ReadOptions, tracer: Tracer) -> None:
         self._closed = False
+        self.read_options = read
         self.layout = TierLayout(options.directory)
         self.space = Space(options)
         self.staging = Staging(self.layout, self.space, tracer)

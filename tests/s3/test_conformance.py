@@ -5,7 +5,7 @@ Here: PUT, GET, HEAD, ranges, conditions. Versions, copies and listings are in t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,10 @@ from s3blobfs.config import KIB
 from s3blobfs.errors import (
     DamagedContent,
     ObjectAlreadyExists,
+    ObjectNotFound,
     PreconditionFailed,
 )
-from s3blobfs.s3.protocol import ObjectId
+from s3blobfs.s3.protocol import ObjectData, ObjectId, TakeAnswer, WholeObject
 from s3blobfs.trace import Count
 from tests.s3.world import PART_BYTES, THRESHOLD_BYTES, World, listed_keys, pattern
 
@@ -63,6 +64,35 @@ async def test_multipart_put(
     assert edge.data == data[PART_BYTES - 3 : PART_BYTES + 4]
     assert world.tracer.counts[Count.S3_PART] == parts
     assert world.tracer.counts[Count.S3_PUT] == 0
+
+
+async def test_objects_one_after_the_other(world: World) -> None:
+    """Each answer before the next is asked for; what is missing or altered ends nothing."""
+    client = await world.bucket(versioning=True)
+    receipts = {key: await client.put(key, key.encode()) for key in ("a", "b", "c")}
+    newer = await client.put("b", b"newer")
+    wanted = [
+        WholeObject("a", receipts["a"].version_id, receipts["a"].etag),
+        WholeObject("missing", None, "etag"),
+        WholeObject("b", receipts["b"].version_id, receipts["b"].etag),
+        WholeObject("b", None, receipts["b"].etag),
+        WholeObject("c", None, receipts["c"].etag),
+    ]
+    assert newer.etag != receipts["b"].etag
+    found: list[bytes | type] = []
+
+    def requests() -> Iterator[tuple[WholeObject, TakeAnswer]]:
+        for number, target in enumerate(wanted):
+            assert len(found) == number
+            yield (
+                target,
+                lambda answer: found.append(answer.data if isinstance(answer, ObjectData) else type(answer)),
+            )
+
+    before = world.tracer.counts[Count.S3_GET]
+    await client.get_each(requests())
+    assert found == [b"a", ObjectNotFound, b"b", PreconditionFailed, b"c"]
+    assert world.tracer.counts[Count.S3_GET] - before == len(wanted)
 
 
 async def test_put_replaces(world: World) -> None:
