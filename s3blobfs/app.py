@@ -127,7 +127,9 @@ class _Mount:
         self._on_ready = on_ready
         self._paths = VolumePaths(options.index_path)
         self._tracer = Tracer(options.trace_client)
-        self._extension = Extension(options.fuse_extension)
+        self._extension = Extension(
+            options.fuse_extension, passthrough=options.passthrough_min_bytes is not None
+        )
         self._watch = UnmountWatch()
         self._control: ControlServer | None = None
         self._stage = _Stage.OPENING
@@ -387,6 +389,7 @@ class _Mount:
                 "durability": (options.durability or volume.durability).value,
                 "read_only": options.read_only,
                 "fuse_extension": self._extension.status,
+                "passthrough": self._extension.passthrough_status,
                 "index": str(self._paths.index),
                 "log": str(self._paths.log),
                 "trace": str(parts.recorder.path) if parts.recorder.path else None,

@@ -28,6 +28,8 @@ SYMLINK_TARGET_MAX_BYTES = 4095
 """PATH_MAX less the terminating NUL."""
 OBJECT_MAX_BYTES = 5 * TIB
 """The largest S3 object."""
+PASSTHROUGH_MIN_BYTES = 1 * MIB
+"""Smaller files are open and read in less time by the ordinary way (docs/performance.md)."""
 
 
 class FuseExtension(enum.Enum):
@@ -193,6 +195,8 @@ class MountOptions:
     commit_delay_s: float = 0.05
     """How long metadata changes wait for company in one index commit."""
     fuse_extension: FuseExtension = FuseExtension.AUTO
+    passthrough_min_bytes: int | None = PASSTHROUGH_MIN_BYTES
+    """Files of the cache that are not smaller are read by the kernel itself, where it can; ``None``: none."""
     fuse_options: tuple[str, ...] = ()
     """Passed on to the kernel's mount(8) options: noexec, nosuid, nodev …"""
 

@@ -39,6 +39,12 @@ def raise_descriptor_limit() -> int:
     return wanted
 
 
+def open_files_limit() -> int:
+    """How many descriptors this process may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return DESCRIPTORS_WANTED if soft == resource.RLIM_INFINITY else soft
+
+
 def of_local_file(fd: int) -> int:
     """``fd``, which was just opened; or it is closed and ``OSError`` (``EMFILE``) raised, because what is
     left is reserved."""

@@ -10,7 +10,16 @@ import click
 
 from s3blobfs.cli import daemon
 from s3blobfs.cli.fstab import parse_options
-from s3blobfs.cli.params import DURABILITY, PATH, duration, s3_options, s3_uri, size, take_s3_options
+from s3blobfs.cli.params import (
+    DURABILITY,
+    PATH,
+    duration,
+    s3_options,
+    s3_uri,
+    size,
+    size_or_off,
+    take_s3_options,
+)
 from s3blobfs.config import (
     DAY_S,
     AccessTimes,
@@ -53,7 +62,7 @@ _FSTAB_NAMES = frozenset(
         *("index", "cache_dir", "cache_size", "durability", "read_only", "allow_other", "trace"),
         *("trace_client", "endpoint_url", "region", "profile", "path_style", "ca_bundle", "sse_s3"),
         *("queue_size", "queue_files", "queue_age", "index_sync", "index_lag", "index_retention"),
-        *("noatime", "nodiratime", "fuse_extension"),
+        *("noatime", "nodiratime", "fuse_extension", "passthrough"),
         *("sse_kms_key_id", "storage_class", "request_timeout", "total_timeout"),
     }
 )
@@ -126,6 +135,10 @@ _FSTAB_NAMES = frozenset(
     "--fuse-extension", type=click.Choice([each.value for each in FuseExtension]), default="auto",
     show_default=True, help="What to use of FUSE beyond the library pyfuse3: all, nothing that patches a "
     "loaded library, or nothing.",
+)  # fmt: skip
+@click.option(
+    "--passthrough", type=size_or_off, metavar="SIZE|off", default="1M", show_default=True,
+    help="Let the kernel read files of the cache from this size on by itself, if it can (Linux 6.9, root).",
 )  # fmt: skip
 @click.option("-f", "--foreground", is_flag=True, help="Stay, and log to standard error.")
 @click.option(
@@ -239,5 +252,6 @@ def _options(
             size_bytes=values["queue_size"], files=values["queue_files"], age_s=values["queue_age"]
         ),
         fuse_extension=FuseExtension(values["fuse_extension"]),
+        passthrough_min_bytes=values["passthrough"],
         fuse_options=kernel_options,
     )

@@ -37,6 +37,11 @@ def size(text: str) -> int:
         raise click.BadParameter(str(error)) from error
 
 
+def size_or_off(text: str) -> int | None:
+    """Type of a parameter: a size, or ``None`` for ``off``."""
+    return None if text == "off" else size(text)
+
+
 def endpoint_url(text: str) -> str:
     """Type of a parameter: an http or https address. A password in it would show up in lists of
     processes."""

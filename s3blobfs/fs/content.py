@@ -106,9 +106,9 @@ class Content:
         self.move(Event.STAGE)
         self.staged, self.blob, self.upload_id, self.prefix = staged, None, None, None
 
-    def seal(self, upload_id: int, ticket: UploadTicket) -> None:
+    def seal(self, upload_id: int, ticket: UploadTicket, staged: StagedFile) -> None:
         self.move(Event.SEAL)
-        self.upload_id, self.ticket = upload_id, ticket
+        self.upload_id, self.ticket, self.staged = upload_id, ticket, staged
 
     def seal_empty(self) -> None:
         self.move(Event.SEAL_EMPTY)

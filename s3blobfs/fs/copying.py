@@ -78,6 +78,7 @@ class Copying:
     async def _store_source(self, source: InCoreInode) -> None:
         """A copy shares a blob, so the source's bytes have to be one."""
         assert source.content is not None
+        await self._writing.notice(source)
         while source.content.in_flux:
             ticket = await self._writing.seal(source)
             if ticket is None:
@@ -112,8 +113,13 @@ class Copying:
             assert target.content is not None
             if target.writer_count or target.content.in_flux:
                 raise FilesystemError(errno.ETXTBSY)
-            await self._take_over(blob, target, durable=True)
-        await self._link_cached(blob, target)
+            lent = await self._writing.overwrite_lent(target, blob)
+            if not lent:
+                await self._take_over(blob, target, durable=True)
+        if lent:
+            await self._writing.close(target)
+        else:
+            await self._link_cached(blob, target)
         self._core.reaper.wake()
 
     async def take_over(self, blob: BlobContent, target: InCoreInode) -> None:

@@ -179,7 +179,7 @@ class Core:
             except TierUnavailable as error:
                 log.warning("a staged file that is not needed any more stays: %s", error)
                 continue
-            if staged is not keep:
+            if staged is not keep and not staged.lent:
                 doomed.append(staged)
         if not doomed:
             return

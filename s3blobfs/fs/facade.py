@@ -25,7 +25,9 @@ from s3blobfs.fs.content import Event
 from s3blobfs.fs.copying import Copying
 from s3blobfs.fs.core import Core, IndexCopy, NoIndexCopy, Notifier, SilentNotifier
 from s3blobfs.fs.incore import InCoreInode
+from s3blobfs.fs.lending import Lending
 from s3blobfs.fs.listing import DIRECTORY_PAGE_ENTRIES, DirectoryEntry, Listing
+from s3blobfs.fs.loan import BackingFiles
 from s3blobfs.fs.namespace import Namespace
 from s3blobfs.fs.opening import OpenFile, Opening
 from s3blobfs.fs.ranges import RangeCalls
@@ -60,6 +62,8 @@ class CoreStatus:
     open_files: int
     dirty_files: int
     dirty_bytes: int
+    lent_files: int
+    """That the kernel reads by itself."""
 
 
 class Filesystem:
@@ -103,8 +107,9 @@ class Filesystem:
         )
         self._namespace = Namespace(core, new_object_id)
         self._reading = Reading(core)
-        self._writing = Writing(core, self._reading)
-        self._opening = Opening(core, self._namespace, self._reading, self._writing)
+        self._lending = Lending(core, self._reading)
+        self._writing = Writing(core, self._reading, self._lending)
+        self._opening = Opening(core, self._namespace, self._reading, self._writing, self._lending)
         self._listing = Listing(core)
         self._changing = Changing(core, self._writing)
         self._copying = Copying(core, self._namespace, self._reading, self._writing)
@@ -131,6 +136,15 @@ class Filesystem:
     def set_notifier(self, notifier: Notifier) -> None:
         """Who tells the kernel; known once there is a mount."""
         self._core.notifier = notifier
+
+    def lend_to(self, kernel: BackingFiles, min_bytes: int) -> None:
+        """Let the kernel read files of the cache by itself from now on, if they are not smaller than that.
+        ``OSError`` where it cannot, or the cache's disk."""
+        self._lending.start(kernel, min_bytes)
+
+    async def watch_loans(self) -> None:
+        """Beside the requests of a kernel that is lent files; until cancelled."""
+        await self._opening.watch_loans()
 
     async def kernel_notified(self) -> None:
         """Return when the kernel has heard of what changed without its doing, so that every program sees it.
@@ -285,7 +299,7 @@ class Filesystem:
         """open(2) with O_CREAT."""
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         inode = await self._namespace.make(parent_id, name, mode, caller, exclusive=bool(flags & os.O_EXCL))
-        opened = await self._opening.open(inode, flags)
+        opened = await self._opening.open(inode, flags, created=True)
         return opened, await self._refer(inode)
 
     async def open(self, inode_id: int, flags: int, caller: Caller = SUPERUSER) -> OpenFile:
@@ -389,7 +403,8 @@ class Filesystem:
         failure: S3BlobFSError | None = None
         for inode in self._core.inodes:
             content = inode.content
-            if content is not None and content.staged is not None and inode.row.nlink and not inode.removed:
+            staged = content is not None and (content.staged is not None or inode.live is not None)
+            if staged and inode.row.nlink and not inode.removed:
                 try:
                     await self._writing.seal(inode)
                 except S3BlobFSError as error:
@@ -404,6 +419,7 @@ class Filesystem:
         to the next mount what is not in S3 yet: it is sealed and journalled, on disk."""
         for handle in self._core.handles.files():
             await self.release(handle.number)
+        await self._opening.end_loans()
         for directory in self._core.handles.directories():
             await self.releasedir(directory.number)
         await self._core.write_pending_times(list(self._core.inodes))
@@ -441,6 +457,7 @@ class Filesystem:
             open_files=len(self._core.handles.files()),
             dirty_files=len(dirty),
             dirty_bytes=sum(staged.size_bytes for staged in dirty),
+            lent_files=self._lending.count,
         )
 
 

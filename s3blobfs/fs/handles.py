@@ -28,6 +28,8 @@ class FileHandle:
     """Of blobs that the file had before, to be closed when no read is under way any more."""
     unreported_bytes: int = 0
     """Read from the cache and not yet drawn in the trace."""
+    lent: bool | None = None
+    """The kernel uses the file that the inode is lent; ``None`` until that is decided."""
 
     @property
     def readable(self) -> bool:

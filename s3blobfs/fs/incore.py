@@ -21,7 +21,9 @@ import trio
 
 from s3blobfs.fs.attributes import BLOCK_BYTES, Attributes
 from s3blobfs.fs.content import Content, State
+from s3blobfs.fs.loan import Loan
 from s3blobfs.index.inodes import InodeRow
+from s3blobfs.tier.staging import StagedFile
 
 INODES_KEPT = 32_768
 """Idle inodes kept in core: some 25 MiB."""
@@ -60,12 +62,14 @@ class InCoreInode:
         "content_change",
         "ctime_ns",
         "kernel_content_change",
+        "loan",
         "lock",
         "lookup_count",
         "mtime_ns",
         "open_count",
         "removed",
         "row",
+        "unlent_handles",
         "writer_count",
         "xattrs",
     )
@@ -76,6 +80,10 @@ class InCoreInode:
         self.open_count = 0
         self.writer_count = 0
         """Handles open for writing."""
+        self.loan: Loan | None = None
+        """The file that the kernel reads by itself for all handles; see :mod:`s3blobfs.fs.lending`."""
+        self.unlent_handles = 0
+        """Handles that are lent nothing: either there are none of these, or there is no loan."""
         self.lock = InodeLock()
         """Held while the content changes state or its attributes are written. Order: at most one inode's
         lock is held at a time, and no S3 request is made under it except to bring in what a writer needs."""
@@ -122,6 +130,11 @@ class InCoreInode:
                 return content.prefix.size_bytes
         return self.row.size_bytes
 
+    @property
+    def live(self) -> StagedFile | None:
+        """The file that has the inode's bytes whatever its content's state, while handles are lent it."""
+        return None if self.loan is None else self.loan.live
+
     def touch(self, now_ns: int) -> None:
         """The bytes changed: mtime and ctime, to be written with the next transaction on this inode."""
         self.mtime_ns = self.ctime_ns = now_ns
@@ -162,6 +175,7 @@ class InCoreInode:
         return (
             self.lookup_count == 0
             and self.open_count == 0
+            and self.loan is None
             and not (self.content is not None and self.content.in_flux)
         )
 
@@ -170,6 +184,7 @@ class InCoreInode:
         """The index knows everything about the inode, but for times, and nobody has it open."""
         return (
             self.open_count == 0
+            and self.loan is None
             and not self.removed
             and not (self.content is not None and self.content.in_flux)
         )

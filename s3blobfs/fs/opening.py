@@ -6,18 +6,25 @@ import errno
 import logging
 import os
 from dataclasses import dataclass
+from typing import Final
 
-from s3blobfs.errors import FilesystemError, S3BlobFSError
+import trio
+
+from s3blobfs.errors import FilesystemError, S3BlobFSError, TierError
 from s3blobfs.fs.content import Content, State
 from s3blobfs.fs.core import Core
-from s3blobfs.fs.handles import FileHandle
 from s3blobfs.fs.incore import InCoreInode
+from s3blobfs.fs.lending import Access, Lending
 from s3blobfs.fs.namespace import Namespace
 from s3blobfs.fs.reading import Reading
 from s3blobfs.fs.writing import Writing
 from s3blobfs.index import uploads
 
 log = logging.getLogger(__name__)
+
+LINGER_MIN_S: Final = 0.02
+LINGER_MAX_S: Final = 30.0
+"""Between two looks at whether a mapping is left that has outlived the last handle: longer and longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +34,24 @@ class OpenFile:
     handle: int
     keep_cache: bool
     """The kernel's cached pages are still good."""
+    lent: Access | None = None
+    """The file that the kernel reads in place of asking here; then it keeps no pages."""
 
 
 class Opening:
-    def __init__(self, core: Core, namespace: Namespace, reading: Reading, writing: Writing) -> None:
+    def __init__(
+        self, core: Core, namespace: Namespace, reading: Reading, writing: Writing, lending: Lending
+    ) -> None:
         self._core = core
         self._namespace = namespace
         self._reading = reading
         self._writing = writing
+        self._lending = lending
 
-    async def open(self, inode: InCoreInode, flags: int) -> OpenFile:
+    async def open(self, inode: InCoreInode, flags: int, *, created: bool = False) -> OpenFile:
         """open(2) of a regular file, O_TRUNC included; ``ESTALE`` when it was removed meanwhile: the kernel
-        then looks the path up again."""
+        then looks the path up again. So it is, too, when what was to be created turns out to be lent: the
+        answer to create cannot say that (``created``)."""
         if inode.content is None:
             raise FilesystemError(errno.EISDIR if inode.is_directory else errno.ENXIO)
         if inode.removed:
@@ -51,6 +64,10 @@ class Opening:
         inode.writer_count += writes
         handle = self._core.handles.open_file(inode, flags)
         try:
+            await self._settle(inode)
+            if created and inode.loan is not None:
+                raise FilesystemError(errno.ESTALE)
+            lent = await self._lending.admit(handle, may_be_lent=not created)
             if truncates:
                 await self._writing.truncate(inode, 0)
                 if inode.writer_count == 0:
@@ -60,31 +77,70 @@ class Opening:
         except BaseException:
             self._core.handles.close_file(handle.number)
             inode.writer_count -= writes
+            self._lending.leave(handle)
             await self.let_go(inode)
             raise
+        if lent is not None:
+            return OpenFile(handle.number, keep_cache=False, lent=lent)
         keep_cache = inode.kernel_content_change == inode.content_change
         inode.kernel_content_change = inode.content_change
         return OpenFile(handle.number, keep_cache)
 
     async def release(self, number: int) -> None:
-        """The last descriptor of an open(2) is gone, and every mapping made through it."""
+        """The last descriptor of an open(2) is gone, and every mapping made through it, unless the inode is
+        lent a file."""
         opened = self._core.handles.close_file(number)
         inode = opened.inode
         await self._reading.close(opened)
         inode.writer_count -= opened.writable
+        self._lending.leave(opened)
         try:
-            if opened.writable and inode.writer_count == 0:
-                await self._seal_leftover(opened)
+            if not await self._settle(inode) and opened.writable and inode.writer_count == 0:
+                await self._seal_leftover(inode)
         finally:
             await self.let_go(inode)
 
-    async def _seal_leftover(self, opened: FileHandle) -> None:
+    async def _settle(self, inode: InCoreInode) -> bool:
+        """End the inode's loan, if it has one that nobody needs any more. True if that was looked at, and
+        whatever mappings have left is on its way."""
+        if inode.loan is None or inode.loan.handles:
+            return False
+        try:
+            async with inode.lock:
+                await self._lending.end(inode, by_force=inode.removed)
+        except TierError as error:
+            log.warning("inode %d stays lent: %s", inode.id, error)
+        if inode.writer_count == 0:
+            await self._seal_leftover(inode)
+        return True
+
+    async def watch_loans(self) -> None:
+        """Until cancelled, end loans when the mappings are gone that have outlived the last handle, and store
+        what was changed through them."""
+        delay_s, known = LINGER_MIN_S, frozenset[InCoreInode]()
+        while True:
+            lingering = frozenset(await self._lending.linger())
+            delay_s = min(2 * delay_s, LINGER_MAX_S) if lingering <= known else LINGER_MIN_S
+            known = lingering
+            await trio.sleep(delay_s)
+            for inode in lingering:
+                try:
+                    await self._settle(inode)
+                except S3BlobFSError as error:
+                    log.error("what was stored through a mapping of inode %d stays: %s", inode.id, error)
+
+    async def end_loans(self) -> None:
+        """Nothing is lent any more: the kernel has unmounted."""
+        for inode in self._lending.lent_inodes():
+            async with inode.lock:
+                await self._lending.end(inode, by_force=True)
+
+    async def _seal_leftover(self, inode: InCoreInode) -> None:
         """Stores through a mapping can come after the close that flushed: nobody is left to hear of an error,
         so the content stays staged and the next sync tries again."""
-        inode = opened.inode
         content = inode.content
         assert content is not None
-        if not content.in_flux or inode.removed or inode.row.nlink == 0:
+        if not (content.in_flux or inode.live) or inode.removed or inode.row.nlink == 0:
             return
         if content.staged is not None and content.staged.failure is not None:
             await self._abandon(inode, content)
@@ -111,7 +167,8 @@ class Opening:
             content.abandon(stored=inode.row.blob_id is not None)
             inode.mtime_ns = inode.ctime_ns = None
             inode.content_change += 1
-            await staged.discard()
+            if not staged.lent:
+                await staged.discard()
             core.notifier.inode_changed(inode.id)
 
     async def let_go(self, inode: InCoreInode) -> None:
@@ -119,4 +176,5 @@ class Opening:
         inode.open_count -= 1
         if inode.open_count == 0 and inode.row.nlink == 0 and not inode.removed:
             await self._namespace.reap_orphan(inode)
+            await self._settle(inode)
         self._core.inodes.release(inode)

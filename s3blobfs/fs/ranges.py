@@ -63,6 +63,7 @@ class RangeCalls:
         if target_offset + length > OBJECT_MAX_BYTES:
             raise FilesystemError(errno.EFBIG)
         if offset == target_offset and source.inode is not target.inode:
+            await self._writing.notice(source.inode)
             content = _content(source.inode)
             if content.state is State.CLEAN and content.prefix is None:
                 blob = await self._reading.blob(source.inode)
@@ -74,6 +75,8 @@ class RangeCalls:
         """Let the target have the bytes by having all of the blob. False when that is not what it comes
         to."""
         content = _content(target)
+        if target.loan is not None:
+            return False  # others read the very file that the bytes have to go to
         if offset > 0:
             prefix = content.prefix
             if prefix is None or prefix.source_blob_id != blob.blob_id or prefix.size_bytes != offset:
@@ -145,7 +148,7 @@ class RangeCalls:
             raise FilesystemError(errno.EINVAL)
         if offset < 0 or offset >= inode.size_bytes:
             raise FilesystemError(errno.ENXIO)
-        staged = _content(inode).staged
+        staged = inode.live or _content(inode).staged
         if staged is None:
             return offset if whence == os.SEEK_DATA else inode.size_bytes
         staged.pin()

@@ -1,4 +1,4 @@
-"""Reading: from the staged file while there is one, else from the blob."""
+"""Reading: from the live or the staged file while there is one, else from the blob."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Reading:
         content = inode.content
         assert content is not None
         self._core.mark_access(inode)
-        staged = content.staged
+        staged = inode.live or content.staged
         if staged is not None:
             staged.pin()
             try:

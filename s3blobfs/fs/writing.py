@@ -21,6 +21,7 @@ from s3blobfs.fs.content import Content, State
 from s3blobfs.fs.core import Core
 from s3blobfs.fs.handles import FileHandle
 from s3blobfs.fs.incore import InCoreInode
+from s3blobfs.fs.lending import Lending
 from s3blobfs.fs.reading import Reading
 from s3blobfs.index import blobs, inodes, uploads
 from s3blobfs.index.inodes import InodeRow
@@ -45,9 +46,12 @@ def new_write_id() -> str:
 
 
 class Writing:
-    def __init__(self, core: Core, reading: Reading, write_id: Callable[[], str] = new_write_id) -> None:
+    def __init__(
+        self, core: Core, reading: Reading, lending: Lending, write_id: Callable[[], str] = new_write_id
+    ) -> None:
         self._core = core
         self._reading = reading
+        self._lending = lending
         self._write_id = write_id
 
     # -- changing ------------------------------------------------------------------------------------
@@ -115,9 +119,13 @@ class Writing:
         ``keep_bytes``: only so many bytes of the present content are wanted."""
         self._core.refuse_if_read_only()
         content = _content(inode)
+        live = await self._lending.make_live(inode)
         if content.state is State.DIRTY:
             assert content.staged is not None
             return content.staged
+        if live is not None:
+            self._lending.stage(inode, live)
+            return live
         wanted = inode.size_bytes if keep_bytes is None else min(keep_bytes, inode.size_bytes)
         local = Local.of(self._core.store_of(inode).cached)
         if content.state is State.SEALED and wanted > 0:
@@ -130,13 +138,41 @@ class Writing:
         content.stage(staged)
         return staged
 
+    async def notice(self, inode: InCoreInode) -> None:
+        """Find what was stored through mappings, unseen, until now."""
+        if inode.live is not None:
+            async with inode.lock:
+                self._lending.notice(inode)
+
+    async def overwrite_lent(self, inode: InCoreInode, blob: BlobContent) -> bool:
+        """If others read a file that the inode is lent, write the bytes of the blob into it: they have no
+        other. False if not. Caller holds the inode's lock."""
+        if await self._lending.make_live(inode) is None:
+            return False
+        # All of it first: what S3 does not give must not leave a half of it.
+        source = await self._copy_blob(blob, blob.size_bytes, Local.of(self._core.store_of(inode).cached))
+        source.pin()
+        try:
+            staged = await self.writable(inode)
+            await staged.truncate(0)
+            await staged.fill_from(source.fd, blob.size_bytes)
+            inode.touch(self._core.now_ns())
+        finally:
+            await source.discard()
+            source.unpin()
+        return True
+
     async def _stage_blob(self, inode: InCoreInode, wanted: int, local: Local) -> StagedFile:
         blob = await self._reading.blob(inode)
-        tier = self._core.tier
         if wanted == blob.size_bytes >= DEMOTED_LEAST_BYTES:
             staged = await self._stage_demoted(inode, blob, local)
             if staged is not None:
                 return staged
+        return await self._copy_blob(blob, wanted, local)
+
+    async def _copy_blob(self, blob: BlobContent, wanted: int, local: Local) -> StagedFile:
+        """A staged file with the first bytes of a blob."""
+        tier = self._core.tier
         entry = tier.cache.get(blob.store_id, blob.location.cache_name, blob.size_bytes)
         if entry is not None:
             try:
@@ -193,6 +229,7 @@ class Writing:
         if inode.row.nlink == 0 or inode.removed:
             return
         _refuse_what_no_object_holds(inode)
+        await self.notice(inode)
         if durability is Durability.S3:
             ticket = await self.seal(inode)
             if ticket is not None:
@@ -217,6 +254,7 @@ class Writing:
             content = _content(inode)
             if content.prefix is not None:
                 await self.writable(inode)
+            self._lending.notice(inode)
             if content.state is State.DIRTY:
                 if inode.size_bytes == 0:
                     await self._seal_empty(inode, content)
@@ -226,10 +264,14 @@ class Writing:
 
     async def _seal_staged(self, inode: InCoreInode, content: Content) -> None:
         core = self._core
-        staged = content.staged
-        assert staged is not None
+        staged = await self._unchanging(inode)
         config = core.store_of(inode)
-        digests = await staged.seal(rename=config.cached)
+        try:
+            digests = await staged.seal(rename=config.cached)
+        except BaseException:
+            if staged is not content.staged:
+                await staged.discard()
+            raise
         reached(Failpoint.SEALED)
         dropped = core.uploader.supersede(inode.id)
         mtime_ns, ctime_ns, atime_ns = inode.mtime_ns, inode.ctime_ns, inode.atime_ns
@@ -256,8 +298,14 @@ class Writing:
         reached(Failpoint.JOURNALLED)
         inode.apply(row)
         inode.settle_times(mtime_ns, ctime_ns, atime_ns)
-        content.seal(upload.id, core.uploader.submit(upload, staged, row.object_id))
+        content.seal(upload.id, core.uploader.submit(upload, staged, row.object_id), staged)
         await core.discard_staged(old, keep=staged)
+
+    async def _unchanging(self, inode: InCoreInode) -> StagedFile:
+        """What a dirty content is sealed as."""
+        staged = _content(inode).staged
+        assert staged is not None
+        return await self._lending.snapshot(inode) if staged is inode.live else staged
 
     async def _seal_empty(self, inode: InCoreInode, content: Content) -> None:
         """An emptied file has no object; what it had is superseded."""
@@ -282,7 +330,8 @@ class Writing:
         inode.settle_times(mtime_ns, ctime_ns, atime_ns)
         content.seal_empty()
         await core.discard_staged(old)
-        await staged.discard()
+        if not staged.lent:
+            await staged.discard()
         core.reaper.wake()
 
     async def _journal_dirty(self, inode: InCoreInode) -> None:

@@ -68,10 +68,12 @@ async def _serve_mounted(
     _mount(operations, options, source)
     try:
         extension.negotiate(operations)
+        _lend(filesystem, extension, options.passthrough_min_bytes)
         notifier = KernelNotifier()
         filesystem.set_notifier(notifier)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(notifier.run)
+            nursery.start_soon(filesystem.watch_loans)
             nursery.start_soon(_report_ready, options.mountpoint, on_ready)
             with extension.loop(nursery):
                 await pyfuse3.main(min_tasks=4, max_tasks=MAX_REQUESTS)
@@ -79,6 +81,16 @@ async def _serve_mounted(
     finally:
         # Also where the kernel has unmounted already: libfuse finds that out for itself.
         pyfuse3.close(unmount=True)
+
+
+def _lend(filesystem: Filesystem, extension: Extension, min_bytes: int | None) -> None:
+    files = extension.kernel_files
+    if files is not None and min_bytes is not None:
+        try:
+            filesystem.lend_to(files, min_bytes)
+        except OSError as error:
+            extension.leave_passthrough(error.strerror or str(error))
+    log.info("FUSE passthrough: %s", extension.passthrough_status)
 
 
 def _mount(operations: Operations, options: MountOptions, source: str) -> None:

@@ -211,7 +211,12 @@ class Operations(pyfuse3.Operations):
     @_answering
     async def open(self, inode: InodeT, flags: pyfuse3.FlagT, ctx: RequestContext) -> FileInfo:
         opened = await self._fs.open(inode, flags, convert.caller(ctx))
-        if flags & os.O_ACCMODE == os.O_RDONLY:
+        reads_only = flags & os.O_ACCMODE == os.O_RDONLY
+        if lent := opened.lent:
+            self._extension.answer_open(
+                opened.handle, lent.number, only_mappings=lent.only_mappings, reads_only=reads_only
+            )
+        elif reads_only:
             self._extension.add_to_answer(opened.handle, OpenBit.NOFLUSH)
         return FileInfo(fh=FileHandleT(opened.handle), keep_cache=opened.keep_cache)
 

@@ -140,11 +140,14 @@ class Healer:
         if entry is None:
             return None
         try:
-            if not await cache.verify(entry, digests):
+            verified = await cache.verify(entry, digests)
+            if entry.is_withdrawn():
+                return None  # somebody writes to its file
+            if not verified:
                 logger.warning("cached file %s is damaged and is not used to heal", entry.path)
                 return None
             await self._inspector.requests.take()
-            return await self._target.stores[case.row.store_id].put(
+            stored = await self._target.stores[case.row.store_id].put(
                 entry.path,
                 digests,
                 object_id=self._object_id(case.row),
@@ -152,6 +155,7 @@ class Healer:
                 hint=case.hint,
                 replace=case.replace,
             )
+            return None if entry.is_withdrawn() else stored  # other bytes may have been sent
         finally:
             entry.unpin()
 

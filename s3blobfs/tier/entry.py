@@ -32,6 +32,14 @@ class ChangeTime:
     def agrees(self, status: os.stat_result) -> bool:
         return status.st_ctime_ns == self._ns
 
+    def forsake(self) -> None:
+        """From now on the file is somebody else's to change."""
+        self._ns = _NEVER
+
+    @property
+    def forsaken(self) -> bool:
+        return self._ns == _NEVER
+
     @contextlib.contextmanager
     def ours(self, fstat: Callable[[], os.stat_result]) -> Iterator[None]:
         """What is done inside is no alteration; one that came before remains one. ``OSError`` of ``fstat``
@@ -118,6 +126,14 @@ class CacheEntry:
     def fd(self) -> int:
         """Open for reading."""
         return self._opened().fd
+
+    def share_file(self) -> SharedFd:
+        """The open file, for one more user."""
+        return self._opened().acquire()
+
+    def is_withdrawn(self) -> bool:
+        """The file has become one that changes: nothing of what was read from it since can be relied on."""
+        return self._record.changed.forsaken
 
     async def read(self, offset: int, size: int) -> bytes:
         """Up to ``size`` bytes from ``offset``, short only at the end. :class:`TierUnavailable`, also when

@@ -60,6 +60,8 @@ class StagedFile(HeldFile):
         self.promised = False
         """Bytes of it were synced, so somebody counts on them after a power failure; or an earlier mount may
         have done so."""
+        self.lent = False
+        """The kernel uses it by itself, for those who have the inode open: it stays until they are done."""
         self._integrity = Integrity()
         self.local = local
         self.size_bytes = 0
@@ -308,6 +310,24 @@ class StagedFile(HeldFile):
             self._layout.rename(self._directory, self.name, self._directory, new_name)
         self._staging.renamed(self, new_name)
         self._staging.tracer.step(self.local, Arrow.TO_DASHED, self.local, "rename", new_name)
+
+    async def snapshot(self) -> StagedFile:
+        """A new writable file with the bytes that this one has now, which may go on changing."""
+        self._integrity.require()
+        self.origin = None  # from now on the newest stored content is another
+        with self.opened() as file:
+            copy = await self._staging.create(self.local, file.fd, self.size_bytes)
+            try:
+                with self._layout.errors(f"copying {self._where}"):
+                    self._integrity.require_written_back(file.fd, self._where)
+            except BaseException:
+                await copy.discard()
+                raise
+        return copy
+
+    def changed_unseen(self) -> None:
+        """Others may have written to it: what was hashed of it is void."""
+        self._about_to_change(0)
 
     async def unseal_copy(self) -> StagedFile:
         """A new writable file with the same bytes; this one, which is sealed, stays as it is."""

@@ -54,10 +54,10 @@ def new_volume(
 
 @pytest.fixture(scope="module", params=["digest-uncached", "versioned-cached", PLAIN])
 def volume(request: pytest.FixtureRequest, weed_server: S3Server) -> Iterator[MountedVolume]:
-    """Two of the four kinds: for what hardly depends on the kind. One of them also without the extension of
-    FUSE."""
+    """Two of the four kinds: for what hardly depends on the kind. The cached one with the kernel reading
+    every file by itself, and also without the extension of FUSE."""
     kind, plain, _ = request.param.partition(PLAIN_SUFFIX)
-    options = ["--allow-other", *(["--fuse-extension", "off"] if plain else [])]
+    options = ["--allow-other", *(["--fuse-extension", "off"] if plain else ["--passthrough", "1"])]
     with new_volume(weed_server, kind, mount=options) as made:
         yield made
 

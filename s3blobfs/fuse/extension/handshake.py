@@ -87,7 +87,7 @@ def reply_to(request: bytes, wanted: InitFlag) -> bytes:
         MAX_WRITE_BYTES // mmap.PAGESIZE,
         0,
         flags >> 32,
-        0,
+        protocol.MAX_STACK_DEPTH if flags & InitFlag.PASSTHROUGH else 0,
         0,
     )
     return protocol.OUT_HEADER.pack(protocol.OUT_HEADER.size + len(body), 0, unique) + body
@@ -127,6 +127,11 @@ class Handshake:
         with ours, theirs:
             ours.send(request)
             os.dup2(theirs.fileno(), self._number, inheritable=False)
+
+    @property
+    def device(self) -> int:
+        """The descriptor to be used for ioctl(2), once the kernel is answered."""
+        return self._number if self._device is None else self._device
 
     def hand_over(self) -> None:
         """Give libfuse the device; from ``Operations.init``."""

@@ -4,7 +4,7 @@ pyfuse3 binds neither the operations of :mod:`.unbound` nor the bits of :class:`
 functions that it imports from libfuse are replaced, for pyfuse3 alone:
 
 * ``fuse_session_new``: the entries that pyfuse3 leaves empty in the table of operations are filled in;
-* ``fuse_reply_open``: bits are added to the answer.
+* ``fuse_reply_open``: bits are added to the answer, or it is given here, where libfuse has no words for it.
 
 All or nothing: every function and every place is found before anything is changed, and :meth:`Hooks.remove`
 leaves the process as it was.
@@ -36,6 +36,8 @@ class Hooks:
         """Whether the table had the places that were expected; known when the session is made."""
         self.answers: dict[int, OpenBit] = {}
         """What is added to the answers of open and opendir, by handle, until they are given."""
+        self.whole_answers: dict[int, bytes] = {}
+        """What is answered to open in place of what libfuse knows to say, likewise."""
         self._kept = {entry: entry.prototype(function) for entry, function in operations.items()}
         try:
             self._library = LibFuse()
@@ -78,6 +80,9 @@ class Hooks:
         return self._call_session_new(args, table, size, third, fourth)
 
     def _reply_open(self, request: int, info: Any) -> Any:
+        answer = self.whole_answers.pop(info[0].fh, None)
+        if answer is not None:
+            return self._library.reply_buf(request, answer, len(answer))
         bits = self.answers.pop(info[0].fh, None)
         if bits is not None:
             info[0].bits |= bits

@@ -91,6 +91,7 @@ class LibFuse:
         self.reply_write = self._function("fuse_reply_write", c_void_p, c_size_t)
         self.reply_lseek = self._function("fuse_reply_lseek", c_void_p, c_int64)
         self.reply_ioctl = self._function("fuse_reply_ioctl", c_void_p, c_int, c_char_p, c_size_t)
+        self.reply_buf = self._function("fuse_reply_buf", c_void_p, c_char_p, c_size_t)
 
     def _function(self, name: str, *arguments: Any) -> Callable[..., int]:
         function = getattr(self.pyfuse3, name)

@@ -55,3 +55,28 @@ class InitFlag(enum.IntFlag):
     """Dropping set-id bits is this side's part (docs/fuse-extension.md)."""
     INIT_EXT = 1 << 30
     """There is a ``flags2``."""
+    PASSTHROUGH = 1 << 37
+    """The kernel reads files of ours that it is shown by itself (Linux 6.9). Not with WRITEBACK_CACHE."""
+
+
+class OpenFlag(enum.IntFlag):
+    """``open_flags`` of the answer to OPEN."""
+
+    DIRECT_IO = 1 << 0
+    """Reads and writes come to this side; with PASSTHROUGH, too, where only mappings do not, then."""
+    NOFLUSH = 1 << 5
+    PASSTHROUGH = 1 << 7
+    """By the file that ``backing_id`` names. Not with KEEP_CACHE (1 << 1): the open then fails with EIO."""
+
+
+BACKING_MAP = Struct("=iIQ")
+"""fuse_backing_map: fd, flags, padding."""
+BACKING_OPEN = 0x4010E501
+"""ioctl(2) on the device: ``_IOW(229, 1, struct fuse_backing_map)``; answers the backing id."""
+BACKING_CLOSE = 0x4004E502
+"""``_IOW(229, 2, uint32_t)``: the backing id."""
+BACKING_ID = Struct("=I")
+MAX_STACK_DEPTH = 1
+"""How many filesystems may lie on each other below this one. With 2 files of an overlay could be shown, too.
+But a mapping of these does not hold the file that this process has open, so its lease would tell nothing;
+and nothing could be laid on this filesystem."""

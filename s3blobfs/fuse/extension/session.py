@@ -12,6 +12,7 @@ import trio
 
 from s3blobfs.config import FuseExtension
 from s3blobfs.errors import UsageError
+from s3blobfs.fuse.extension.backing import KernelFiles, answer_to_open
 from s3blobfs.fuse.extension.eager import eager_loop
 from s3blobfs.fuse.extension.handshake import ADDED, ALWAYS, DeviceNotFound, Handshake
 from s3blobfs.fuse.extension.hooks import CannotHook, Hooks
@@ -48,8 +49,11 @@ class Extension:
     """Used once: :meth:`prepare`, ``pyfuse3.init``, :meth:`negotiate`, ``pyfuse3.main`` inside :meth:`loop`,
     with :meth:`connected` called by ``Operations.init``, and :meth:`close` in the end."""
 
-    def __init__(self, wanted: FuseExtension) -> None:
+    def __init__(self, wanted: FuseExtension, *, passthrough: bool = True) -> None:
+        """``passthrough``: that, too, is wanted."""
         self._wanted = wanted
+        self._kernel_files: KernelFiles | None = None
+        self._no_passthrough = "" if passthrough else "it is not wanted"
         self._handshake: Handshake | None = None
         self._hooks: Hooks | None = None
         self._unbound: UnboundRequests | None = None
@@ -61,6 +65,37 @@ class Extension:
     def status(self) -> str:
         """For ``status`` and the log."""
         return f"{self.level.value} ({self.reason})" if self.reason else self.level.value
+
+    @property
+    def passthrough_status(self) -> str:
+        """For ``status`` and the log."""
+        if self.level is Level.OFF:
+            return "off (it takes all of the extension)"
+        return f"off ({self._no_passthrough})" if self._no_passthrough else "on"
+
+    @property
+    def kernel_files(self) -> KernelFiles | None:
+        """By which files can be shown to the kernel; ``None`` where it does not look at them."""
+        return self._kernel_files
+
+    def _try_passthrough(self, handshake: Handshake) -> None:
+        if self._no_passthrough:
+            return
+        if self.level is not Level.FULL:
+            self._no_passthrough = "it takes all of the extension"
+            return
+        files = KernelFiles(handshake)
+        try:
+            files.probe()
+        except OSError as error:
+            self._no_passthrough = str(error.strerror)
+        else:
+            self._kernel_files = files
+
+    def leave_passthrough(self, reason: str) -> None:
+        """It is not used after all."""
+        self._no_passthrough = reason
+        self._kernel_files = None
 
     def prepare(self, unbound: UnboundOperations | None = None) -> None:
         """Find out what can be had, for handlers of what pyfuse3 does not bind, if there are any. Fails
@@ -89,10 +124,15 @@ class Extension:
         handshake = self._handshake
         if handshake is not None:
             try:
-                handshake.answer(ALWAYS | ADDED | _choices_of(operations))
+                wanted = ALWAYS | ADDED | _choices_of(operations)
                 self.level = self._level_reached()
+                if self.level is Level.FULL and not self._no_passthrough:
+                    wanted |= InitFlag.PASSTHROUGH
+                handshake.answer(wanted)
+                self._try_passthrough(handshake)
             except DeviceNotFound as error:
                 self._handshake = None
+                self.level = Level.OFF
                 self.reason = str(error)
             except OSError as error:
                 raise UsageError(
@@ -108,6 +148,13 @@ class Extension:
             self.reason = "pyfuse3 binds by itself what was to be added"
             return Level.INIT
         return Level.FULL
+
+    def answer_open(self, handle: int, number: int, *, only_mappings: bool, reads_only: bool) -> None:
+        """Before open is answered: the handle uses a file that :attr:`kernel_files` has registered."""
+        assert self._hooks is not None
+        self._hooks.whole_answers[handle] = answer_to_open(
+            handle, number, only_mappings=only_mappings, reads_only=reads_only
+        )
 
     def add_to_answer(self, handle: int, bits: OpenBit) -> None:
         """Of open or opendir, before it is given."""
@@ -134,6 +181,8 @@ class Extension:
 
     def close(self) -> None:
         """Leave nothing open and nothing changed, after ``pyfuse3.close``."""
+        if self._kernel_files is not None:
+            self._kernel_files.close()
         if self._hooks is not None:
             self._hooks.remove()
             self._hooks = None
