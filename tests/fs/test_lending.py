@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -19,6 +20,7 @@ from s3blobfs.fs.lending import Access
 from s3blobfs.fs.opening import OpenFile
 from s3blobfs.tier import lent
 from s3blobfs.tier.layout import TierLayout
+from s3blobfs.tier.staging import StagedFile
 from s3blobfs.trace import Count, Local
 from s3blobfs.types import Durability, Keying
 from tests.fs.calls import find, opened_file, pattern, refused, resize
@@ -573,3 +575,18 @@ async def test_find_answers_nothing_of_what_is_lent(rig: Rig) -> None:
     assert (await find(rig, b"f")).size_bytes == len(DATA)
     assert await rig.read_file(b"f") == DATA
     assert lent_files(rig) == 0
+
+
+async def test_cut_by_its_path_while_its_last_name_goes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can reach the bytes any more, and no handle is left whose release would let go of them."""
+    made = await rig.write_file(b"f", DATA)
+    create = rig.tier.staging.create
+
+    async def create_meanwhile(*args: Any) -> StagedFile:
+        await rig.fs.unlink(ROOT, b"f")
+        return await create(*args)
+
+    monkeypatch.setattr(rig.tier.staging, "create", create_meanwhile)
+    await resize(rig, made.inode_id, 10)
+    assert rig.tier.staging.file_count == 0
+    assert rig.fs.status().dirty_files == 0
