@@ -48,7 +48,7 @@ class DigestBlobStore(ObjectBlobStore):
 
     async def put(
         self,
-        staged_path: Path,
+        body: Path | bytes,
         digests: ContentDigests,
         *,
         object_id: str | None,
@@ -65,7 +65,7 @@ class DigestBlobStore(ObjectBlobStore):
             self._trace_put(key, digests.size_bytes)
             return await self._client.put(
                 key,
-                staged_path,
+                body,
                 metadata=stamp,
                 if_none_match=conditional,
                 checksums=digests.checksums,

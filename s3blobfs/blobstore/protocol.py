@@ -67,7 +67,7 @@ class BlobStore(Protocol):
 
     async def put(
         self,
-        staged_path: Path,
+        body: Path | bytes,
         digests: ContentDigests,
         *,
         object_id: str | None,
@@ -76,7 +76,7 @@ class BlobStore(Protocol):
         replace: bool = False,
         kept: Kept | None = None,
     ) -> StoredContent:
-        """Store the sealed file at ``staged_path``, which must not change meanwhile.
+        """Store the sealed file at ``body``, which must not change meanwhile; or the bytes that it is.
 
         ``object_id`` is the file's key for life (``versioned`` stores; ignored elsewhere). ``write_id``
         names this attempt to store this content, so that :meth:`find_write` can tell afterwards whether a

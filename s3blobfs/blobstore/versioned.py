@@ -32,7 +32,7 @@ class VersionedBlobStore(ObjectBlobStore):
 
     async def put(
         self,
-        staged_path: Path,
+        body: Path | bytes,
         digests: ContentDigests,
         *,
         object_id: str | None,
@@ -50,7 +50,7 @@ class VersionedBlobStore(ObjectBlobStore):
             self._trace_put(key, digests.size_bytes)
             return await self._client.put(
                 key,
-                staged_path,
+                body,
                 metadata=stamp,
                 repeat_unknown=False,
                 checksums=digests.checksums,

@@ -17,7 +17,8 @@ from s3blobfs.fs.attributes import Caller
 from s3blobfs.fs.content import State
 from s3blobfs.fs.core import Core
 from s3blobfs.fs.incore import InCoreInode
-from s3blobfs.fs.namespace import GivenContent, Namespace, give_blob
+from s3blobfs.fs.making import GivenContent, Making, give_blob
+from s3blobfs.fs.namespace import Namespace
 from s3blobfs.fs.reading import Reading
 from s3blobfs.fs.writing import Writing, new_write_id
 from s3blobfs.index import blobs, dentries, inodes, uploads
@@ -32,12 +33,14 @@ class Copying:
         self,
         core: Core,
         namespace: Namespace,
+        making: Making,
         reading: Reading,
         writing: Writing,
         write_id: Callable[[], str] = new_write_id,
     ) -> None:
         self._core = core
         self._namespace = namespace
+        self._making = making
         self._reading = reading
         self._writing = writing
         self._write_id = write_id
@@ -57,7 +60,7 @@ class Copying:
         target = await self._namespace.lookup(parent_id, name)
         mode = stat.S_IFREG | source.row.mode & 0o777
         if target is None and source.content.state is State.EMPTY:
-            target = await self._namespace.make(parent_id, name, mode, caller)
+            target = await self._making.make(parent_id, name, mode, caller)
         elif target is None:
             blob = await self._reading.blob(source)
             target = await self._make_copy(blob, parent_id, name, mode, caller)
@@ -91,7 +94,7 @@ class Copying:
         """A new file with the blob, or its copy: object first, row second."""
         core = self._core
         (store_id, object_id), directory = await core.db.read(
-            lambda tx: (self._namespace.place_below(tx, parent_id), dentries.path_of(tx, parent_id))
+            lambda tx: (self._making.place_below(tx, parent_id), dentries.path_of(tx, parent_id))
         )
         hint = ObjectHint(
             inode_id=0,  # it has none yet
@@ -102,7 +105,7 @@ class Copying:
             mtime_ns=core.now_ns(),
         )
         async with self._in_store(blob, store_id, object_id, hint) as given:
-            inode = await self._namespace.make(parent_id, name, mode, caller, given=given)
+            inode = await self._making.make(parent_id, name, mode, caller, given=given)
             await core.db.commit()
         await self._link_cached(blob, inode)
         return inode

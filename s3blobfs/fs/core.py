@@ -17,7 +17,8 @@ from s3blobfs.config import NAME_MAX_BYTES, AccessTimes
 from s3blobfs.errors import FilesystemError, TierUnavailable
 from s3blobfs.fs.handles import HandleTable
 from s3blobfs.fs.incore import InCoreInode, InodeTable
-from s3blobfs.index import inodes
+from s3blobfs.fs.names import NameTable
+from s3blobfs.index import inodes, xattrs
 from s3blobfs.index.database import Database
 from s3blobfs.index.inodes import InodeRow
 from s3blobfs.index.transaction import Transaction
@@ -105,6 +106,7 @@ class Core:
     access_times: AccessTimes = field(default_factory=AccessTimes)
     now_ns: Callable[[], int] = time.time_ns
     inodes: InodeTable = field(default_factory=InodeTable)
+    names: NameTable = field(default_factory=NameTable)
     handles: HandleTable = field(default_factory=HandleTable)
 
     async def inode(self, inode_id: int) -> InCoreInode:
@@ -123,6 +125,15 @@ class Core:
         # gives up all its references at once.
         inode.lookup_count = max(1, inode.lookup_count)
         return inode
+
+    async def xattrs_of(self, inode: InCoreInode) -> dict[bytes, bytes]:
+        """Every extended attribute of an inode, in core once one was asked for: the kernel asks for
+        ``security.capability`` before the first write, and each file that is made for its directory's ACL."""
+        if inode.xattrs is None:
+            found = await self.db.read(lambda tx: xattrs.every(tx, inode.id))
+            if inode.xattrs is None:
+                inode.xattrs = found
+        return inode.xattrs
 
     def mark_access(self, inode: InCoreInode) -> None:
         """A read renews the access time as with relatime, in core until the inode's row is written for

@@ -28,6 +28,7 @@ from s3blobfs.fs.incore import InCoreInode
 from s3blobfs.fs.lending import Lending
 from s3blobfs.fs.listing import DIRECTORY_PAGE_ENTRIES, DirectoryEntry, Listing
 from s3blobfs.fs.loan import BackingFiles
+from s3blobfs.fs.making import Making
 from s3blobfs.fs.namespace import Namespace
 from s3blobfs.fs.opening import OpenFile, Opening
 from s3blobfs.fs.ranges import RangeCalls
@@ -105,14 +106,15 @@ class Filesystem:
             access_times=access_times or AccessTimes(),
             now_ns=now_ns,
         )
-        self._namespace = Namespace(core, new_object_id)
+        self._namespace = Namespace(core)
+        self._making = Making(core, new_object_id)
         self._reading = Reading(core)
         self._lending = Lending(core, self._reading)
         self._writing = Writing(core, self._reading, self._lending)
         self._opening = Opening(core, self._namespace, self._reading, self._writing, self._lending)
         self._listing = Listing(core)
         self._changing = Changing(core, self._writing)
-        self._copying = Copying(core, self._namespace, self._reading, self._writing)
+        self._copying = Copying(core, self._namespace, self._making, self._reading, self._writing)
         self._ranges = RangeCalls(core, self._reading, self._writing, self._copying)
         self._xattrs = ExtendedAttributes(core, self._reading, control_path)
 
@@ -232,17 +234,17 @@ class Filesystem:
             mode |= stat.S_IFREG
         if not any(test(mode) for test in _NODE_TYPES):
             raise FilesystemError(errno.EINVAL)
-        return await self._refer(await self._namespace.make(parent_id, name, mode, caller, rdev=rdev))
+        return await self._refer(await self._making.make(parent_id, name, mode, caller, rdev=rdev))
 
     async def mkdir(self, parent_id: int, name: bytes, mode: int, caller: Caller) -> Attributes:
         """mkdir(2)."""
         mode = stat.S_IFDIR | stat.S_IMODE(mode)
-        return await self._refer(await self._namespace.make(parent_id, name, mode, caller))
+        return await self._refer(await self._making.make(parent_id, name, mode, caller))
 
     async def symlink(self, parent_id: int, name: bytes, target: bytes, caller: Caller) -> Attributes:
         """symlink(2)."""
         mode = stat.S_IFLNK | 0o777
-        return await self._refer(await self._namespace.make(parent_id, name, mode, caller, target=target))
+        return await self._refer(await self._making.make(parent_id, name, mode, caller, target=target))
 
     async def link(self, inode_id: int, parent_id: int, name: bytes) -> Attributes:
         """link(2)."""
@@ -298,7 +300,7 @@ class Filesystem:
     ) -> tuple[OpenFile, Attributes]:
         """open(2) with O_CREAT."""
         mode = stat.S_IFREG | stat.S_IMODE(mode)
-        inode = await self._namespace.make(parent_id, name, mode, caller, exclusive=bool(flags & os.O_EXCL))
+        inode = await self._making.make(parent_id, name, mode, caller, exclusive=bool(flags & os.O_EXCL))
         opened = await self._opening.open(inode, flags, created=True)
         return opened, await self._refer(inode)
 

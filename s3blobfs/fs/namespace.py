@@ -1,4 +1,4 @@
-"""Names: looking them up, making, moving and removing them. Each change is one index transaction.
+"""Names: looking them up, moving and removing them. Each change is one index transaction.
 
 Every check is made inside the transaction that acts on it. What the kernel checks before it asks
 (permissions under ``default_permissions``, sticky directories, rename loops within one mount) is not checked
@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from s3blobfs.config import SYMLINK_TARGET_MAX_BYTES
 from s3blobfs.errors import FilesystemError
-from s3blobfs.fs import acl
-from s3blobfs.fs.attributes import Caller
 from s3blobfs.fs.core import Core, check_name
 from s3blobfs.fs.incore import InCoreInode
-from s3blobfs.index import blobs, dentries, inodes, stores, uploads, xattrs
+from s3blobfs.fs.making import live_directory
+from s3blobfs.index import blobs, dentries, inodes, uploads
 from s3blobfs.index.inodes import InodeRow
 from s3blobfs.index.transaction import Transaction
 from s3blobfs.index.uploads import UploadRow
-from s3blobfs.types import BlobContent, Keying, StoredContent
 
 RENAME_NOREPLACE: Final = 1 << 0
 RENAME_EXCHANGE: Final = 1 << 1
@@ -31,18 +27,6 @@ RENAME_EXCHANGE: Final = 1 << 1
 
 LINK_MAX: Final = 2**31 - 1
 """Names one file may have; the kernel keeps the count in 32 bits."""
-
-
-@dataclass(frozen=True, slots=True)
-class GivenContent:
-    """What a file is made with: a blob that is there already."""
-
-    blob: BlobContent
-    """The original; in the new file's store it is referred to itself."""
-    stored: StoredContent | None
-    """Its copy in the new file's store, if that is another one."""
-    store_id: int
-    object_id: str | None
 
 
 @dataclass(slots=True)
@@ -56,9 +40,8 @@ class _Changed:
 
 
 class Namespace:
-    def __init__(self, core: Core, new_object_id: Callable[[], str]) -> None:
+    def __init__(self, core: Core) -> None:
         self._core = core
-        self._new_object_id = new_object_id
 
     # -- looking up ----------------------------------------------------------------------------------
 
@@ -72,82 +55,19 @@ class Namespace:
                 return parent
             above = await core.db.read(lambda tx: dentries.parent_of(tx, parent_id))
             return None if above is None else await core.inode(above)
+        names = core.names
+        known = names.find(parent_id, name)
+        if known is not None and (inode := core.inodes.find(known)) is not None:
+            return inode
         check_name(name)
+        changes = names.changes
         row = await core.db.read(lambda tx: dentries.lookup(tx, parent_id, name))
-        return None if row is None else core.inodes.admit(row)
-
-    # -- making --------------------------------------------------------------------------------------
-
-    async def make(
-        self,
-        parent_id: int,
-        name: bytes,
-        mode: int,
-        caller: Caller,
-        *,
-        rdev: int = 0,
-        target: bytes | None = None,
-        exclusive: bool = True,
-        given: GivenContent | None = None,
-    ) -> InCoreInode:
-        """Make a file of any type, as mknod(2), mkdir(2), symlink(2) and open(2) with O_CREAT do.
-
-        ``EEXIST`` when the name is taken; with ``exclusive=False`` a regular file that is there already is
-        the answer. ``mode`` holds the type; the directory's default ACL or the umask takes from it."""
-        core = self._core
-        core.refuse_if_read_only()
-        check_name(name)
-        if target is not None and len(target) > SYMLINK_TARGET_MAX_BYTES:
-            raise FilesystemError(errno.ENAMETOOLONG)
-        if target == b"":
-            raise FilesystemError(errno.ENOENT)
-
-        def transaction(tx: Transaction) -> tuple[InodeRow, InodeRow | None]:
-            parent = _live_directory(tx, parent_id)
-            taken = dentries.lookup(tx, parent_id, name)
-            if taken is not None:
-                if exclusive or not stat.S_ISREG(taken.mode):
-                    raise FilesystemError(errno.EEXIST)
-                return taken, None
-            now = core.now_ns()
-            made_mode, gid = _inherit(parent, mode, caller)
-            made_mode, lists = _inherit_acl(tx, parent_id, made_mode, caller)
-            store_id = object_id = None
-            if given is not None:
-                store_id, object_id = given.store_id, given.object_id
-            elif stat.S_ISREG(mode):
-                store_id, object_id = self.place_below(tx, parent_id)
-            row = inodes.insert(
-                tx,
-                mode=made_mode,
-                uid=caller.uid,
-                gid=gid,
-                nlink=2 if stat.S_ISDIR(mode) else 1,
-                now_ns=now,
-                rdev=rdev,
-                target=target,
-                store_id=store_id,
-                object_id=object_id,
-            )
-            for list_name, value in lists.items():
-                xattrs.set(tx, row.id, list_name, value)
-            if given is not None:
-                row = give_blob(tx, row, given, now)
-            dentries.insert(tx, parent_id, name, row.id)
-            if stat.S_ISDIR(mode):
-                inodes.add_links(tx, parent_id, 1, now)
-            return row, inodes.update(tx, parent_id, mtime_ns=now, ctime_ns=now)
-
-        row, parent_row = await core.db.write(transaction)
-        if parent_row is not None:
-            core.inodes.refresh(parent_row)
+        if row is None:
+            return None
+        names.note(parent_id, name, row.id, changes)
         return core.inodes.admit(row)
 
-    def place_below(self, tx: Transaction, directory_id: int) -> tuple[int, str | None]:
-        """Where a new file in a directory goes: the store bound to the nearest directory at or above it, and
-        there, if its keys are for life, a key."""
-        config = self._core.stores[stores.binding_of(tx, directory_id)].config
-        return config.id, self._new_object_id() if config.keying is Keying.VERSIONED else None
+    # -- adding ----------------------------------------------------------------------------------------
 
     async def link(self, inode_id: int, parent_id: int, name: bytes) -> InCoreInode:
         """link(2)."""
@@ -156,7 +76,7 @@ class Namespace:
         check_name(name)
 
         def transaction(tx: Transaction) -> tuple[InodeRow, InodeRow]:
-            _live_directory(tx, parent_id)
+            live_directory(tx, parent_id)
             row = inodes.get(tx, inode_id)
             if stat.S_ISDIR(row.mode):
                 raise FilesystemError(errno.EPERM)
@@ -170,7 +90,7 @@ class Namespace:
             dentries.insert(tx, parent_id, name, inode_id)
             return (
                 inodes.add_links(tx, inode_id, 1, now),
-                inodes.update(tx, parent_id, mtime_ns=now, ctime_ns=now),
+                inodes.entry_changed(tx, parent_id, now),
             )
 
         row, parent_row = await core.db.write(transaction)
@@ -197,10 +117,12 @@ class Namespace:
             now = core.now_ns()
             dentries.remove(tx, parent_id, name)
             self._drop_name(tx, row, now, changed)
-            changed.rows.append(inodes.update(tx, parent_id, mtime_ns=now, ctime_ns=now))
+            changed.rows.append(inodes.entry_changed(tx, parent_id, now))
             return changed
 
-        await self._after(await core.db.write(transaction))
+        changed = await core.db.write(transaction)
+        core.names.forget((parent_id, name))
+        await self._after(changed)
 
     async def rmdir(self, parent_id: int, name: bytes) -> None:
         """rmdir(2)."""
@@ -221,26 +143,26 @@ class Namespace:
             dentries.remove(tx, parent_id, name)
             self._drop_directory(tx, row, now, changed)
             inodes.add_links(tx, parent_id, -1, now)
-            changed.rows.append(inodes.update(tx, parent_id, mtime_ns=now, ctime_ns=now))
+            changed.rows.append(inodes.entry_changed(tx, parent_id, now))
             return changed
 
-        await self._after(await core.db.write(transaction))
+        changed = await core.db.write(transaction)
+        core.names.forget((parent_id, name))
+        await self._after(changed)
 
     def _drop_name(self, tx: Transaction, row: InodeRow, now_ns: int, changed: _Changed) -> None:
         """A name of a file that is not a directory is gone."""
-        row = inodes.add_links(tx, row.id, -1, now_ns)
         inode = self._core.inodes.find(row.id)
-        if row.nlink > 0 or (inode is not None and inode.open_count > 0):
-            changed.rows.append(row)
+        if row.nlink > 1 or (inode is not None and inode.open_count > 0):
+            changed.rows.append(inodes.add_links(tx, row.id, -1, now_ns))
         else:
             self._destroy(tx, row, now_ns, changed)
 
     def _drop_directory(self, tx: Transaction, row: InodeRow, now_ns: int, changed: _Changed) -> None:
         """The only name of an empty directory is gone."""
-        row = inodes.add_links(tx, row.id, -row.nlink, now_ns)
         inode = self._core.inodes.find(row.id)
         if inode is not None and inode.open_count > 0:
-            changed.rows.append(row)
+            changed.rows.append(inodes.add_links(tx, row.id, -row.nlink, now_ns))
         else:
             self._destroy(tx, row, now_ns, changed)
 
@@ -250,7 +172,7 @@ class Namespace:
         inodes.remove(tx, row.id)
         if row.blob_id is not None:
             blobs.drop_ref(tx, row.blob_id, now_ns, superseded=False)
-        changed.destroyed.append(row)
+        changed.destroyed.append(row._replace(nlink=0, ctime_ns=now_ns, change=tx.sequence))
 
     async def _after(self, changed: _Changed) -> None:
         """Carry what a transaction changed into core."""
@@ -308,7 +230,7 @@ class Namespace:
             source = dentries.lookup(tx, old_parent_id, old_name)
             if source is None:
                 raise FilesystemError(errno.ENOENT)
-            _live_directory(tx, new_parent_id)
+            live_directory(tx, new_parent_id)
             target = dentries.lookup(tx, new_parent_id, new_name)
             if stat.S_ISDIR(source.mode) and dentries.is_ancestor(tx, source.id, new_parent_id):
                 raise FilesystemError(errno.EINVAL)
@@ -345,59 +267,12 @@ class Namespace:
                 inodes.add_links(tx, new_parent_id, moved_directories, now)
             changed.rows.append(inodes.update(tx, source.id, ctime_ns=now))
             for parent_id in {old_parent_id, new_parent_id}:
-                changed.rows.append(inodes.update(tx, parent_id, mtime_ns=now, ctime_ns=now))
+                changed.rows.append(inodes.entry_changed(tx, parent_id, now))
             return changed
 
-        await self._after(await core.db.write(transaction))
-
-
-def give_blob(tx: Transaction, row: InodeRow, given: GivenContent, now_ns: int) -> InodeRow:
-    """Make the blob, or its copy, the content of a file; the times are the caller's."""
-    if given.stored is None:
-        blob = blobs.add_ref(tx, given.blob.blob_id)
-    else:
-        blob = blobs.adopt(tx, given.store_id, given.stored, given.blob.digests, now_ns)
-    changed = inodes.update(tx, row.id, blob_id=blob.id, size_bytes=given.blob.size_bytes)
-    if row.blob_id is not None:
-        blobs.drop_ref(tx, row.blob_id, now_ns, superseded=True)
-    return changed
-
-
-def _live_directory(tx: Transaction, inode_id: int) -> InodeRow:
-    """The row of a directory that still has its name; ``ENOENT`` for one that was removed while open."""
-    row = inodes.find(tx, inode_id)
-    if row is None or row.nlink == 0:
-        raise FilesystemError(errno.ENOENT)
-    if not stat.S_ISDIR(row.mode):
-        raise FilesystemError(errno.ENOTDIR)
-    return row
-
-
-def _inherit(parent: InodeRow, mode: int, caller: Caller) -> tuple[int, int]:
-    """Mode and group of what is made in a directory: set-group-ID directories hand on their group, and to
-    directories the bit itself (inode(7)). Stripping the bit from files of a foreign group is the kernel's
-    part (``mode_strip_sgid``)."""
-    if not parent.mode & stat.S_ISGID:
-        return mode, caller.gid
-    return mode | stat.S_ISGID if stat.S_ISDIR(mode) else mode, parent.gid
-
-
-def _inherit_acl(
-    tx: Transaction, parent_id: int, mode: int, caller: Caller
-) -> tuple[int, dict[bytes, bytes]]:
-    """Mode and ACLs of what is made in a directory. Its default ACL stands in the place of the umask, and
-    goes on to directories (acl(5))."""
-    if stat.S_ISLNK(mode):
-        return mode, {}
-    handed_on = xattrs.find(tx, parent_id, acl.DEFAULT)
-    default = None if handed_on is None else acl.Acl.decode(handed_on)
-    if handed_on is None or default is None:
-        return mode & ~caller.umask, {}
-    access, mode = default.inherited(mode)
-    lists = {} if access is None else {acl.ACCESS: access.encode()}
-    if stat.S_ISDIR(mode):
-        lists[acl.DEFAULT] = handed_on
-    return mode, lists
+        changed = await core.db.write(transaction)
+        core.names.forget((old_parent_id, old_name), (new_parent_id, new_name))
+        await self._after(changed)
 
 
 def _check_replaceable(tx: Transaction, source: InodeRow, target: InodeRow) -> None:

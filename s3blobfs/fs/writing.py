@@ -277,7 +277,7 @@ class Writing:
         staged = await self._unchanging(inode)
         config = core.store_of(inode)
         try:
-            digests = await staged.seal(rename=config.cached)
+            digests = await staged.seal(rename=config.cached, keep_open=core.durability is Durability.S3)
         except BaseException:
             if staged is not content.staged:
                 await staged.discard()
@@ -289,8 +289,9 @@ class Writing:
         def transaction(tx: Transaction) -> tuple[InodeRow, UploadRow, list[UploadRow]]:
             old = [row for row in (uploads.finish(tx, upload_id) for upload_id in dropped) if row]
             old += _finish_dirty(tx, inode.id)
-            _update_times(tx, inode.id, mtime_ns, ctime_ns, atime_ns)
-            row = inodes.update(tx, inode.id, size_bytes=digests.size_bytes)
+            row = inodes.take_changes(
+                tx, inode.id, digests.size_bytes, mtime_ns=mtime_ns, ctime_ns=ctime_ns, atime_ns=atime_ns
+            )
             upload = uploads.insert(
                 tx,
                 inode_id=inode.id,
@@ -357,8 +358,9 @@ class Writing:
 
             def transaction(tx: Transaction) -> InodeRow:
                 _finish_dirty(tx, inode.id)
-                _update_times(tx, inode.id, mtime_ns, ctime_ns, atime_ns)
-                row = inodes.update(tx, inode.id, size_bytes=staged.size_bytes)
+                row = inodes.take_changes(
+                    tx, inode.id, staged.size_bytes, mtime_ns=mtime_ns, ctime_ns=ctime_ns, atime_ns=atime_ns
+                )
                 uploads.insert(
                     tx,
                     inode_id=inode.id,

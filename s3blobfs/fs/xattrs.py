@@ -41,14 +41,14 @@ class ExtendedAttributes:
         if name.startswith(OUR_NAMESPACE):
             value = await self._ours(inode, name[len(OUR_NAMESPACE) :])
         else:
-            value = (await self._all(inode)).get(name)
+            value = (await self._core.xattrs_of(inode)).get(name)
         if value is None:
             raise FilesystemError(errno.ENODATA)
         return value
 
     async def names(self, inode: InCoreInode) -> list[bytes]:
         """listxattr(2)."""
-        return list(await self._all(inode))
+        return list(await self._core.xattrs_of(inode))
 
     async def set(self, inode: InCoreInode, name: bytes, value: bytes, caller: Caller) -> None:
         """setxattr(2): make or replace."""
@@ -63,7 +63,7 @@ class ExtendedAttributes:
             raise FilesystemError(errno.E2BIG)
         if name.startswith(b"user.") and not (stat.S_ISREG(inode.row.mode) or inode.is_directory):
             raise FilesystemError(errno.EPERM)  # xattr(7)
-        known = await self._all(inode)
+        known = await self._core.xattrs_of(inode)
 
         def transaction(tx: Transaction) -> InodeRow:
             xattrs.set(tx, inode.id, name, value)
@@ -78,7 +78,7 @@ class ExtendedAttributes:
             await self._set_acl(inode, name, None)
             return
         _check_changeable(name)
-        known = await self._all(inode)
+        known = await self._core.xattrs_of(inode)
 
         def transaction(tx: Transaction) -> InodeRow:
             if not xattrs.remove(tx, inode.id, name):
@@ -97,7 +97,7 @@ class ExtendedAttributes:
             raise FilesystemError(errno.EOPNOTSUPP)
         if name == acl.DEFAULT and wanted is not None and not inode.is_directory:
             raise FilesystemError(errno.EACCES)
-        known = await self._all(inode)
+        known = await self._core.xattrs_of(inode)
         async with inode.lock:
             mode = inode.row.mode
             if name == acl.ACCESS and wanted is not None:
@@ -125,20 +125,6 @@ class ExtendedAttributes:
         if inode.removed:
             raise FilesystemError(errno.ENOENT)
         return await self._core.db.write(transaction)
-
-    async def _all(self, inode: InCoreInode) -> dict[bytes, bytes]:
-        """Every attribute of an inode, in core once one was asked for: the kernel asks for
-        ``security.capability`` before each write."""
-        if inode.xattrs is None:
-
-            def query(tx: Transaction) -> dict[bytes, bytes]:
-                values = ((name, xattrs.find(tx, inode.id, name)) for name in xattrs.names(tx, inode.id))
-                return {name: value for name, value in values if value is not None}
-
-            found = await self._core.db.read(query)
-            if inode.xattrs is None:
-                inode.xattrs = found
-        return inode.xattrs
 
     async def _ours(self, inode: InCoreInode, name: bytes) -> bytes | None:
         if name == b"control":

@@ -67,6 +67,10 @@ _OF_FILES = (
 )
 """As in :mod:`s3blobfs.index.dentries`, the order of the loops is fixed."""
 _RETURNING = f" RETURNING {_COLUMNS}, x''"
+_INSERT = (
+    f"INSERT INTO blobs ({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, 1, 'live', ?, NULL)"  # noqa: S608
+    " ON CONFLICT (store_id, object_key, version_id) DO NOTHING"
+)
 
 
 def get(tx: Transaction, blob_id: int) -> BlobRow:
@@ -130,25 +134,26 @@ def adopt(
     :class:`DamagedContent` when the index knows another content under this location.
     """
     location = stored.location
-    known = find(tx, store_id, location.object_key, location.version_id)
-    if known is None:
-        tx.modify(
-            f"INSERT INTO blobs ({_COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, 1, 'live', ?, NULL)",  # noqa: S608
-            (
-                store_id,
-                location.object_key,
-                location.version_id or "",
-                location.cache_name,
-                stored.etag,
-                digests.size_bytes,
-                digests.md5,
-                digests.sha256,
-                now_ns,
-            ),
-        )
+    tx.modify(
+        _INSERT,
+        (
+            store_id,
+            location.object_key,
+            location.version_id or "",
+            location.cache_name,
+            stored.etag,
+            digests.size_bytes,
+            digests.md5,
+            digests.sha256,
+            now_ns,
+        ),
+    )
+    if tx.changes():
         blob_id = tx.last_id()
         _store_checksums(tx, blob_id, digests)
         return BlobRow(blob_id, store_id, location, stored.etag, digests, 1, BlobState.LIVE, now_ns, None)
+    known = find(tx, store_id, location.object_key, location.version_id)
+    assert known is not None, "the index has a row of that name"
     if (known.digests.size_bytes, known.digests.sha256) != (digests.size_bytes, digests.sha256):
         raise DamagedContent(
             f"{location.object_key} is known to hold {known.digests.size_bytes} bytes with the SHA-256 "

@@ -62,6 +62,13 @@ COLUMNS = (
 
 _SELECT = f"SELECT {COLUMNS} FROM inodes"  # noqa: S608
 _RETURNING = f" RETURNING {COLUMNS.replace('inodes.', '')}"
+_TAKE_CHANGES = (
+    "UPDATE inodes SET size_bytes = ?, mtime_ns = coalesce(?, mtime_ns),"  # noqa: S608
+    " ctime_ns = max(ctime_ns, coalesce(?, ctime_ns)), atime_ns = coalesce(?, atime_ns), change = ?"
+    " WHERE id = ?" + _RETURNING
+)
+_SET_BLOB = "UPDATE inodes SET blob_id = ?, change = ? WHERE id = ?" + _RETURNING  # noqa: S608
+_ENTRY_CHANGED = "UPDATE inodes SET mtime_ns = ?, ctime_ns = ?, change = ? WHERE id = ?" + _RETURNING  # noqa: S608
 _ADD_LINKS = "UPDATE inodes SET nlink = nlink + ?, ctime_ns = ?, change = ? WHERE id = ?" + _RETURNING  # noqa: S608
 
 
@@ -155,6 +162,32 @@ def update(
 
 
 _UPDATES: dict[tuple[str, ...], str] = {}
+
+
+def take_changes(
+    tx: Transaction,
+    inode_id: int,
+    size_bytes: int,
+    *,
+    mtime_ns: int | None,
+    ctime_ns: int | None,
+    atime_ns: int | None,
+) -> InodeRow:
+    """Set the size, and the times that are given; ctime never goes back. Raises :class:`FilesystemError`
+    (ENOENT)."""
+    row = one(tx.modify(_TAKE_CHANGES, (size_bytes, mtime_ns, ctime_ns, atime_ns, tx.sequence, inode_id)))
+    return _existing(_row(row), inode_id)
+
+
+def set_blob(tx: Transaction, inode_id: int, blob_id: int) -> InodeRow:
+    """References of blobs are the caller's to count. Raises :class:`FilesystemError` (ENOENT)."""
+    return _existing(_row(one(tx.modify(_SET_BLOB, (blob_id, tx.sequence, inode_id)))), inode_id)
+
+
+def entry_changed(tx: Transaction, directory_id: int, now_ns: int) -> InodeRow:
+    """A name came to a directory, or went. Raises :class:`FilesystemError` (ENOENT)."""
+    row = one(tx.modify(_ENTRY_CHANGED, (now_ns, now_ns, tx.sequence, directory_id)))
+    return _existing(_row(row), directory_id)
 
 
 def add_links(tx: Transaction, inode_id: int, delta: int, ctime_ns: int) -> InodeRow:

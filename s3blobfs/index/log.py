@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
 import apsw
@@ -11,6 +12,7 @@ import trio
 
 from s3blobfs.config import MIB
 from s3blobfs.index import connect
+from s3blobfs.threads import run_in_thread
 
 _PAGE_BYTES = 4096
 CHECKPOINT_PAGES = 4 * MIB // _PAGE_BYTES
@@ -40,7 +42,7 @@ class WriteAheadLog:
 
     async def sync(self) -> None:
         """Bring to the disk what was committed before; in a worker thread. Raises :class:`OSError`."""
-        await trio.to_thread.run_sync(os.fdatasync, self._descriptor, limiter=self._limiter)
+        await run_in_thread(partial(os.fdatasync, self._descriptor), self._limiter)
 
     @property
     def too_long(self) -> bool:

@@ -10,6 +10,11 @@ def find(tx: Transaction, inode_id: int, name: bytes) -> bytes | None:
     return row[0] if row is not None else None
 
 
+def every(tx: Transaction, inode_id: int) -> dict[bytes, bytes]:
+    """In the order of their names' bytes."""
+    return dict(tx.execute("SELECT name, value FROM xattrs WHERE inode_id = ? ORDER BY name", (inode_id,)))
+
+
 def set(tx: Transaction, inode_id: int, name: bytes, value: bytes) -> None:
     """Add the attribute or change its value; ``ctime_ns`` of the inode is the caller's to set."""
     tx.modify("INSERT OR REPLACE INTO xattrs VALUES (?, ?, ?)", (inode_id, name, value))

@@ -14,6 +14,7 @@ import trio
 from s3blobfs.config import S3Options
 from s3blobfs.errors import TransientS3Error
 from s3blobfs.s3.retry import Randomness, RetryPolicy, retry
+from s3blobfs.threads import run_in_thread
 from s3blobfs.trace import Count, Tracer
 
 T = TypeVar("T")
@@ -54,9 +55,7 @@ class RequestRunner:
         async def attempt() -> T:
             # For a change this bounds the wait for a free thread, and nothing once it has one.
             with trio.move_on_at(deadline if reads_only else begin_by):
-                return await trio.to_thread.run_sync(
-                    request, limiter=self._limiter, abandon_on_cancel=reads_only
-                )
+                return await run_in_thread(request, self._limiter, abandon_on_cancel=reads_only)
             raise TransientS3Error(
                 f"no answer within {self._options.total_timeout_s:g} s, all attempts and waiting included"
             )

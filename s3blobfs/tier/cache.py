@@ -167,7 +167,6 @@ class Cache:
         assert staged.digests is not None, "only sealed files have known digests"
         entry = self.get(store_id, cache_name, staged.size_bytes)
         if entry is None and not staged.gone:
-            path = staged.path
             try:
                 with staged.opened() as file:
                     await staged.check()
@@ -176,7 +175,7 @@ class Cache:
                     if entry is None and not staged.gone:
                         return self._install(store_id, cache_name, file, Use.STAGED, staged.move_to)
             except TierError as error:
-                log.warning("%s is in S3 but cannot be kept in the cache: %s", path, error)
+                log.warning("%s is in S3 but cannot be kept in the cache: %s", staged.path, error)
         await staged.discard()
         return entry
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 from s3blobfs.tier.layout import Directory, TierLayout
@@ -54,21 +52,19 @@ class HeldFile:
         self._pins -= 1
         self.close_if_idle()
 
-    @contextlib.contextmanager
-    def opened(self) -> Iterator[SharedFd]:
-        """Keeps the descriptor for one operation; what was open stays open for the next one."""
-        file = self._opened().acquire()
-        try:
-            yield file
-        finally:
-            file.release()
+    def opened(self) -> SharedFd:
+        """Keeps the descriptor for one operation, as a context manager; what was open stays open for the next
+        one."""
+        return self._opened().acquire()
 
     def _opened(self) -> SharedFd:
         if self._file is None:
             if self.removed:
                 raise RuntimeError(f"{self.name} is discarded")
-            with self._layout.errors(f"opening {self._where}"):
+            try:
                 self._file = SharedFd(self._directory.open(self.name, writable=self.writable))
+            except OSError as error:
+                raise self._layout.error(error, f"opening {self._where}") from error
         return self._file
 
     def close_if_idle(self) -> None:

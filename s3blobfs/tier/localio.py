@@ -26,6 +26,7 @@ import trio
 
 from s3blobfs.config import MIB
 from s3blobfs.errors import TierError, TierFull, TierOutOfFiles, TierReadOnly, TierUnavailable
+from s3blobfs.threads import run_in_thread
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +78,12 @@ def local_errors(what: str) -> Iterator[None]:
 
 async def in_disk_thread(function: Callable[[], _T]) -> _T:
     """Run what waits for the disk. Not abandoned when cancelled: files stay open until it returns."""
-    return await trio.to_thread.run_sync(function, limiter=_DISK_THREADS)
+    return await run_in_thread(function, _DISK_THREADS)
 
 
 async def in_hash_thread(function: Callable[[], _T]) -> _T:
     """Run what keeps a processor busy for milliseconds or more. Not abandoned when cancelled."""
-    return await trio.to_thread.run_sync(function, limiter=_HASH_THREADS)
+    return await run_in_thread(function, _HASH_THREADS)
 
 
 class SharedFd:
@@ -100,6 +101,13 @@ class SharedFd:
             assert self._users > 0, "the file was closed already"
             self._users += 1
         return self
+
+    def __enter__(self) -> SharedFd:
+        """Of what was acquired: released at the end of the block."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
 
     def release(self) -> None:
         with self._lock:

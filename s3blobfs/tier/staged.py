@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s3blobfs.config import OBJECT_MAX_BYTES
@@ -21,13 +22,14 @@ from s3blobfs.errors import DamagedContent, TierError
 from s3blobfs.tier import blocks, room
 from s3blobfs.tier.charge import Charge
 from s3blobfs.tier.copying import copy_range
-from s3blobfs.tier.digest import INLINE_DIGEST_BYTES, DigestFollower
+from s3blobfs.tier.digest import INLINE_DIGEST_BYTES, ContentHasher, DigestFollower, content_digests
 from s3blobfs.tier.held import HeldFile
 from s3blobfs.tier.integrity import Integrity
 from s3blobfs.tier.layout import INLINE_FREE_BYTES, Directory
 from s3blobfs.tier.localio import SharedFd, in_disk_thread, read_at
 from s3blobfs.tier.naming import sealed_name
 from s3blobfs.tier.origin import Origin
+from s3blobfs.tier.small import SmallContent
 from s3blobfs.trace import Arrow, Local, Party
 from s3blobfs.types import ContentDigests
 
@@ -55,6 +57,7 @@ class StagedFile(HeldFile):
         self._space = staging.space
         self._charge = Charge(staging.space)
         self._follower = DigestFollower()
+        self._small = SmallContent(staging.memory)
         self._sealing = False
         self._synced_name = ""
         self.promised = False
@@ -112,6 +115,7 @@ class StagedFile(HeldFile):
             await room.write(self._space, file.fd, data, offset)
             self.size_bytes = max(self.size_bytes, end)
             self._follower.wrote(offset, end, file)
+            self._small.wrote(offset, data)
             self._charge.recount_if_due(file.fd, self.size_bytes)
         except OSError as error:
             mapped = self._layout.error(error, f"writing {self._where}")
@@ -131,6 +135,7 @@ class StagedFile(HeldFile):
             self._integrity.require()
         shrinks_by = self.size_bytes - size_bytes
         self._about_to_change(min(size_bytes, self.size_bytes))
+        self._small.drop()
         with self.opened() as file, self._layout.errors(f"truncating {self._where}"):
             length = _length_on_disk(size_bytes)
             if shrinks_by > INLINE_FREE_BYTES:
@@ -140,6 +145,7 @@ class StagedFile(HeldFile):
             self.size_bytes = size_bytes
             if size_bytes == 0:
                 self._integrity.emptied(file.fd)
+                self._small = SmallContent(self._staging.memory)
             self._charge.sparse |= shrinks_by < 0
             self._charge.cut(file.fd, size_bytes)
 
@@ -152,6 +158,7 @@ class StagedFile(HeldFile):
         end = offset + length
         await self._charge.take_for(offset, end, self.size_bytes)
         self._about_to_change(self.size_bytes)
+        self._small.drop()
         with self.opened() as file:
             try:
                 with self._layout.errors(f"reserving room for {self._where}"):
@@ -169,6 +176,7 @@ class StagedFile(HeldFile):
         ``EOPNOTSUPP`` where the tier's disk cannot keep it."""
         self._must_be_writable()
         self._about_to_change(offset, end)
+        self._small.drop()
         with self.opened() as file:
             try:
                 with self._layout.errors(f"zeroing a part of {self._where}"):
@@ -217,6 +225,7 @@ class StagedFile(HeldFile):
 
     def _undo_growth(self, fd: int) -> None:
         """A write failed half way: no byte of it may show beyond the length the file had."""
+        self._small.drop()
         try:
             os.ftruncate(fd, _length_on_disk(self.size_bytes))
             self._charge.freed(self.size_bytes)
@@ -262,52 +271,69 @@ class StagedFile(HeldFile):
 
     # -- the end ---------------------------------------------------------------------------------------
 
-    async def seal(self, rename: bool) -> ContentDigests:
+    async def seal(self, rename: bool, *, keep_open: bool = False) -> ContentDigests:
         """No more changes (they raise ``RuntimeError``): finish the digests and, for a cached store, give
         the file its second name. A seal that fails or is cancelled leaves the file as it was; sealing
-        again answers the digests."""
+        again answers the digests. ``keep_open``: somebody waits for the end of its upload, so that it need
+        not be opened again."""
         if self.digests is not None:
             return self.digests
         self._must_be_writable()
         self._sealing = True
         try:
             with self.opened() as file:
-                self._give_back_unused(file.fd)
-                with self._layout.errors(f"computing the digests of {self._where}"):
-                    hasher = await self._follower.finish(file.fd, self.size_bytes)
-                    digests = hasher.digests()
+                try:
+                    self._give_back_unused(file.fd)
+                    digests, hasher = await self._finish_digests(file.fd)
                     # After the last byte was read: until then all of them were in memory, or on disk.
                     self._integrity.require_written_back(file.fd, self._where)
-                self._trace_write()
-                if rename:
-                    self._rename_sealed()
-                with self._layout.errors(f"stat of {self._where}"):
+                    self._trace_write()
+                    if rename:
+                        self._rename_sealed()
                     self._integrity.sealed(os.fstat(file.fd))
+                except OSError as error:
+                    raise self._layout.error(error, f"sealing {self._where}") from error
             self.digests = digests
-            if self.size_bytes > INLINE_DIGEST_BYTES:
+            if hasher is not None:
                 self._staging.checkpoints.keep(digests, hasher)
         finally:
             self._sealing = False
-        self.close_if_idle()  # those that wait for their upload must not use up the process's descriptors
+        if not keep_open:
+            self.close_if_idle()  # those that wait for their upload must not use up the process's descriptors
         return digests
 
+    async def _finish_digests(self, fd: int) -> tuple[ContentDigests, ContentHasher | None]:
+        """And what has computed them, if it is worth keeping. ``OSError``."""
+        content = self._small.content(self.size_bytes)
+        if content is not None:
+            return content_digests(content), None
+        hasher = await self._follower.finish(fd, self.size_bytes)
+        return hasher.digests(), hasher if self.size_bytes > INLINE_DIGEST_BYTES else None
+
+    @property
+    def body(self) -> Path | bytes:
+        """What is sealed, for sending it: its bytes if they are in memory, else the file."""
+        content = self._small.content(self.size_bytes)
+        return self.path if content is None else content
+
     def _give_back_unused(self, fd: int) -> None:
-        """Room that was reserved behind the end; what is sealed does not grow."""
+        """Room that was reserved behind the end; what is sealed does not grow. ``OSError``."""
         if self._charge.extends_to > self.size_bytes:
-            with self._layout.errors(f"cutting {self._where}"):
-                os.ftruncate(fd, self.size_bytes)
+            os.ftruncate(fd, self.size_bytes)
             self._charge.cut(fd, self.size_bytes)
 
     def _trace_write(self) -> None:
+        if not self._staging.tracer.drawing:
+            return
         what = f"write {self.size_bytes} bytes" if self.local is Local.CACHE else "write"
         self._staging.tracer.step(Party.CLIENT, Arrow.TO, self.local, what, self.name)
 
     def _rename_sealed(self) -> None:
+        """``OSError``."""
         new_name = sealed_name(self.name)
         if new_name is None:
             return  # renamed before a crash that came before the journal knew
-        with self._layout.errors(f"renaming {self._where}"):
-            self._layout.rename(self._directory, self.name, self._directory, new_name)
+        self._layout.rename(self._directory, self.name, self._directory, new_name)
         self._staging.renamed(self, new_name)
         self._staging.tracer.step(self.local, Arrow.TO_DASHED, self.local, "rename", new_name)
 
@@ -326,8 +352,9 @@ class StagedFile(HeldFile):
         return copy
 
     def changed_unseen(self) -> None:
-        """Others may have written to it: what was hashed of it is void."""
+        """Others may have written to it: what was hashed of it is void, and what is in memory."""
         self._about_to_change(0)
+        self._small.drop()
 
     async def unseal_copy(self) -> StagedFile:
         """A new writable file with the same bytes; this one, which is sealed, stays as it is."""
@@ -350,8 +377,10 @@ class StagedFile(HeldFile):
         again, and after a promotion, to no effect."""
         if self.gone:
             return
-        with self._layout.errors(f"removing {self._where}"):
+        try:
             self._layout.unlink(self._directory, self.name, self.size_bytes)
+        except OSError as error:
+            raise self._layout.error(error, f"removing {self._where}") from error
         self.removed = True
         self._leave()
         self.close_if_idle()
@@ -373,6 +402,7 @@ class StagedFile(HeldFile):
 
     def _leave(self) -> None:
         self.gone = True
+        self._small.drop()
         self._follower.about_to_change(0)
         self._staging.forget(self)
 

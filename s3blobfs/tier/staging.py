@@ -13,6 +13,7 @@ from s3blobfs.tier.entry import CacheEntry
 from s3blobfs.tier.layout import TEMPORARY_PREFIX, TierLayout
 from s3blobfs.tier.localio import SharedFd
 from s3blobfs.tier.naming import dirty_name, other_name
+from s3blobfs.tier.small import Memory
 from s3blobfs.tier.space import Space
 from s3blobfs.tier.staged import StagedFile
 from s3blobfs.trace import Local, Tracer
@@ -42,6 +43,8 @@ class Staging:
         self.space = space
         self.tracer = tracer
         self.checkpoints = HashCheckpoints()
+        self.memory = Memory()
+        """Of small contents."""
         self._random_part = random_part
         self._live: dict[str, StagedFile] = {}
 
@@ -49,8 +52,10 @@ class Staging:
         """A new, empty file; or one with the first ``size_bytes`` of ``source``, a path or a descriptor
         that stays open meanwhile. :class:`TierFull`, :class:`TierUnavailable`."""
         name = dirty_name(self._random_part())
-        with self.layout.errors(f"making {self.layout.staging.locate(name)}"):
+        try:
             file = SharedFd(self.layout.staging.create(name))
+        except OSError as error:
+            raise self.layout.error(error, f"making {self.layout.staging.locate(name)}") from error
         staged = self._live[name] = StagedFile(self, name, local, file, None)
         if source is not None:
             try:

@@ -153,7 +153,7 @@ class Transfer:
         content.in_doubt = True
         reached(Failpoint.PUT_SENT)
         stored = await store.put(
-            content.staged.path,
+            content.staged.body,
             content.digests,
             object_id=object_id,
             write_id=write_id,
@@ -172,7 +172,7 @@ class Transfer:
             blob = blobs.adopt(tx, upload.store_id, stored, content.digests, now_ns)
             if not wanted or inode is None:
                 return None, blobs.drop_ref(tx, blob.id, now_ns, superseded=False).state
-            changed = inodes.update(tx, inode.id, blob_id=blob.id)
+            changed = inodes.set_blob(tx, inode.id, blob.id)
             let_go = None
             if inode.blob_id is not None:
                 let_go = blobs.drop_ref(tx, inode.blob_id, now_ns, superseded=True).state

@@ -89,6 +89,8 @@ class Uploader:
         self._errors: dict[int, str] = {}
         """By upload, the latest last."""
         self._wake = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        """Of uploads; ``None`` while none may begin."""
         self._now_ns = now_ns
         self.admission = Admission(self._limits.queue, self._load, lambda: tier.space.stageable_bytes)
         """To be asked before a write that nobody will wait for."""
@@ -131,7 +133,7 @@ class Uploader:
         self._schedule.add(upload.id, upload.inode_id, upload.size_bytes)
         if self._stopped is not None:
             ticket.stop(self._stopped)
-        self._wake.set()
+        self._begin()
         return ticket
 
     def supersede(self, inode_id: int) -> list[int]:
@@ -177,7 +179,7 @@ class Uploader:
         """Somebody waits for the file: what failed is tried again now."""
         for upload_id in self._schedule.jobs_of(inode_id):
             self._schedule.hurry(upload_id)
-        self._wake.set()
+        self._begin()
 
     async def barrier(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Return when everything submitted so far is in S3 and in the index, or superseded by something
@@ -232,12 +234,15 @@ class Uploader:
         """Upload until cancelled; what is queued then stays journalled."""
         try:
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 task_status.started()
-                while True:
-                    self._wake = trio.Event()
-                    for upload_id in self._schedule.take(trio.current_time()):
-                        nursery.start_soon(self._upload, self._jobs[upload_id])
-                    await self._wait_for_work()
+                try:
+                    while True:
+                        self._wake = trio.Event()
+                        self._begin()
+                        await self._wait_for_work()
+                finally:
+                    self._nursery = None
         finally:
             self._stop(TransientS3Error("uploads have ended; the data is staged for the next mount"))
 
@@ -246,6 +251,13 @@ class Uploader:
         for tickets in [*(job.tickets for job in self._jobs.values()), *self._parked.values()]:
             for ticket in tickets:
                 ticket.stop(error)
+
+    def _begin(self) -> None:
+        """Begin the uploads that may. Who makes one ready calls this: a turn of :meth:`run` in between would
+        cost as much as all else here."""
+        if self._nursery is not None:
+            for upload_id in self._schedule.take(trio.current_time()):
+                self._nursery.start_soon(self._upload, self._jobs[upload_id])
 
     async def _wait_for_work(self) -> None:
         next_time = self._schedule.next_time()
@@ -338,6 +350,7 @@ class Uploader:
             self._stop(self._db.unusable)
             return
         job.failures += 1
+        job.staged.close_if_idle()
         message = str(error)
         try:
             path = await self._db.write(lambda tx: self._note_failure(tx, job, message))
@@ -381,7 +394,7 @@ class Uploader:
         """A running job is over."""
         self._schedule.done(job.upload.id)
         self._remove(job.upload.id)
-        self._wake.set()
+        self._begin()
 
     def _remove(self, upload_id: int) -> Job:
         job = self._jobs.pop(upload_id)

@@ -515,6 +515,7 @@ async def test_a_full_queue_is_enospc_to_the_writer_and_not_to_close(
             await rig.fs.write(opened.handle, 5, b" and refused")
         await rig.fs.flush(opened.handle)
         await rig.fs.release(opened.handle)
+        await trio.testing.wait_all_tasks_blocked()
         assert await xattr(rig, made.inode_id, "state") == "staged"
     async with open_rig(setup) as rig:
         assert await rig.read_file(b"open") == b"taken"

@@ -14,6 +14,7 @@ from s3blobfs.config import GIB, MIB
 from s3blobfs.errors import DamagedContent, TierFull, TierUnavailable
 from s3blobfs.tier.cache import Cache
 from s3blobfs.tier.digest import content_digests
+from s3blobfs.tier.small import SMALL_MAX_BYTES
 from s3blobfs.tier.staging import StagedFile
 from s3blobfs.tier.tier import Tier
 from s3blobfs.trace import Local
@@ -342,7 +343,7 @@ async def test_a_failed_write_leaves_the_old_length(
 
 
 async def test_a_failed_read(tier: Tier, monkeypatch: pytest.MonkeyPatch) -> None:
-    staged = await staged_with(tier, b"abc")
+    staged = await staged_with(tier, bytes(SMALL_MAX_BYTES + 1))
 
     def preadv(*_: object) -> int:
         raise OSError(errno.EIO, "scripted")

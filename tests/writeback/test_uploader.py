@@ -14,11 +14,14 @@ from s3blobfs.index import inodes, uploads
 from s3blobfs.index.blobs import BlobState
 from s3blobfs.index.inodes import InodeRow
 from s3blobfs.s3.fake import FakeS3
+from s3blobfs.tier.small import SMALL_MAX_BYTES
 from s3blobfs.trace import Local
 from s3blobfs.types import Keying
 from tests.blobstore.bench import note
 from tests.writeback.bench import FOO_MD5, GRACE_S, Sealed, Volume, mounted
 
+NOT_HELD = bytes(SMALL_MAX_BYTES + 1)
+"""A content that is sent from its staged file."""
 FAILED = pytest.mark.expected_log("^uploading .* failed and is tried again")
 
 
@@ -109,7 +112,7 @@ async def test_stored_content(clock: MockClock, versioned: Volume) -> None:
     await versioned.start()
     inode = await versioned.make_file()
     sealed = await versioned.seal(inode, b"hello")
-    assert versioned.uploader.state_of(inode.id) == "staged"
+    assert versioned.uploader.state_of(inode.id) == "uploading"
     await sealed.ticket.wait()
     await sealed.ticket.wait()
     assert versioned.uploader.state_of(inode.id) is None
@@ -277,7 +280,7 @@ async def test_refused_put_is_not_taken_for_an_earlier_version(clock: MockClock,
 async def test_unreadable_staged_file_is_an_error_like_others(clock: MockClock, digest: Volume) -> None:
     await digest.start()
     inode = await digest.make_file()
-    row, staged = await digest.journal(inode, b"foo")
+    row, staged = await digest.journal(inode, NOT_HELD)
     hidden = staged.path.with_name("hidden")
     staged.path.rename(hidden)
     ticket = digest.uploader.submit(row, staged, None)
@@ -578,7 +581,7 @@ async def test_unlinked_during_its_upload_with_its_staged_file(clock: MockClock,
     await digest.start()
     inode = await digest.make_file()
     stall = digest.script.on("put").stalls()
-    sealed = await digest.seal(inode, b"foo")
+    sealed = await digest.seal(inode, NOT_HELD)
     await stall.arrived.wait()
     await digest.unlink(inode)
     await sealed.staged.discard()
