@@ -33,7 +33,7 @@ from s3blobfs.index.capture import BACKLOG_BYTES, Capture, Changes
 from s3blobfs.index.check import Problem, check
 from s3blobfs.index.copying import PinnedState
 from s3blobfs.index.group import Group
-from s3blobfs.index.log import WriteAheadLog
+from s3blobfs.index.log import Checkpoint, WriteAheadLog
 from s3blobfs.index.sharedsync import SharedSync
 from s3blobfs.index.transaction import Transaction, mapped
 from s3blobfs.trace import Count, Tracer
@@ -156,7 +156,7 @@ class Database:
             try:
                 if self._log is not None and self._group.unusable is None:
                     await self.commit()
-                    await self._log.checkpoint(truncate=True)
+                    await self._log.checkpoint(Checkpoint.TRUNCATE)
             finally:
                 self._close()
 
@@ -327,13 +327,13 @@ class Database:
         assert self._log is not None
         while True:
             await self._log.wait_grown()
-            await self._log.checkpoint(truncate=False)
+            await self._log.checkpoint(Checkpoint.PASSIVE)
             if not self._log.too_long:
                 continue
             gate = self._gate = trio.Event()
             try:
                 self._group.commit()
-                await self._log.checkpoint(truncate=True)
+                await self._log.restart()
             except VolumeIndexError:
                 return  # as above
             finally:

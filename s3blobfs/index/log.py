@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import logging
 import os
 from functools import partial
@@ -17,10 +18,25 @@ from s3blobfs.threads import run_in_thread
 _PAGE_BYTES = 4096
 CHECKPOINT_PAGES = 4 * MIB // _PAGE_BYTES
 """The log is copied into the database each time it has grown by this much."""
+RESTART_PAGES = 8 * MIB // _PAGE_BYTES
+"""From here on writers have to wait for a moment so that the log can start anew, from the beginning of the
+file that there is. To overwrite takes a third less processor time than to append, and half as long to sync:
+the disk's filesystem has nothing to note of blocks that the file has already."""
 TRUNCATE_PAGES = 64 * MIB // _PAGE_BYTES
-"""From here on writers have to wait for a moment so that the log can start anew."""
+"""A log that has become so long, because something kept it from starting anew, gives its room back."""
 
 _log = logging.getLogger(__name__)
+
+
+class Checkpoint(enum.Enum):
+    """What becomes of the log; the value is SQLite's."""
+
+    PASSIVE = apsw.SQLITE_CHECKPOINT_PASSIVE
+    """Nobody is held up, and it goes on growing unless everything was copied."""
+    RESTART = apsw.SQLITE_CHECKPOINT_RESTART
+    """The next commit begins it anew."""
+    TRUNCATE = apsw.SQLITE_CHECKPOINT_TRUNCATE
+    """The same, in an empty file."""
 
 
 class WriteAheadLog:
@@ -46,8 +62,12 @@ class WriteAheadLog:
 
     @property
     def too_long(self) -> bool:
-        """Checkpoints alone do not keep it short."""
-        return self._pages >= TRUNCATE_PAGES
+        """It is to start anew, which checkpoints alone do not bring about."""
+        return self._pages >= RESTART_PAGES
+
+    async def restart(self) -> None:
+        """Let it start anew, while nobody writes."""
+        await self.checkpoint(Checkpoint.TRUNCATE if self._pages >= TRUNCATE_PAGES else Checkpoint.RESTART)
 
     async def wait_grown(self) -> None:
         """Return when the log has grown enough for the next checkpoint."""
@@ -55,19 +75,18 @@ class WriteAheadLog:
         self._grown = trio.Event()
         await self._grown.wait()
 
-    async def checkpoint(self, *, truncate: bool) -> None:
-        """Copy the log into the database, in a worker thread. Without ``truncate`` nobody is held up.
+    async def checkpoint(self, kind: Checkpoint) -> None:
+        """Copy the log into the database, in a worker thread.
 
         Not being able to is no misfortune: the log has everything, and the next attempt comes when it has
         grown further."""
-        mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if truncate else apsw.SQLITE_CHECKPOINT_PASSIVE
 
         def in_thread() -> None:
             connection = connect.connect(self._path)
             try:
                 connection.set_busy_timeout(0)
                 connect.start_log(connection)
-                connection.wal_checkpoint(mode=mode)
+                connection.wal_checkpoint(mode=kind.value)
             finally:
                 connection.close(True)
 

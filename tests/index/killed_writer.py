@@ -68,8 +68,8 @@ async def _write(database: Database, run: str, task: int) -> None:
 
 
 async def main(path: Path, run: str) -> None:
-    # Checkpoints and truncations come often enough to be killed in the middle.
-    log.CHECKPOINT_PAGES, log.TRUNCATE_PAGES = 30, 120
+    # Checkpoints, restarts and truncations come often enough to be killed in the middle.
+    log.CHECKPOINT_PAGES, log.RESTART_PAGES, log.TRUNCATE_PAGES = 30, 60, 120
     database = Database.open(path, tracer=Tracer(), commit_delay_s=0.002)
     async with trio.open_nursery() as nursery:
         await nursery.start(database.run)

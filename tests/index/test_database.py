@@ -17,6 +17,7 @@ import trio
 from s3blobfs.errors import FilesystemError, IndexDamaged, IndexUnavailable, UsageError
 from s3blobfs.index import connect, dentries, inodes, log, schema
 from s3blobfs.index.database import Database
+from s3blobfs.index.log import Checkpoint
 from s3blobfs.index.transaction import Transaction
 from s3blobfs.trace import Count, Tracer
 from tests.index import volume
@@ -332,10 +333,14 @@ async def test_a_write_that_does_not_fit(tmp_path: Path) -> None:
 # --- the log -------------------------------------------------------------------------------------------
 
 
-async def test_the_log_stays_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("restart_pages", "truncate_pages"), [(200, 1000), (200, 200)])
+async def test_the_log_stays_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restart_pages: int, truncate_pages: int
+) -> None:
     """Under writing without a pause, when no checkpoint ever finds everything copied."""
     monkeypatch.setattr(log, "CHECKPOINT_PAGES", 50)
-    monkeypatch.setattr(log, "TRUNCATE_PAGES", 200)
+    monkeypatch.setattr(log, "RESTART_PAGES", restart_pages)
+    monkeypatch.setattr(log, "TRUNCATE_PAGES", truncate_pages)
     path = tmp_path / "index.db"
     database = volume.make(path)
     await database.write(volume.fill)
@@ -370,7 +375,7 @@ async def test_a_checkpoint_that_cannot_be_made(tmp_path: Path, caplog: pytest.L
     await database.write(lambda tx: [add_file(tx, ROOT, b"%d" % at) for at in range(500)], durable=True)
     assert database._log is not None
     with caplog.at_level(logging.WARNING), files_at_most(8192):
-        await database._log.checkpoint(truncate=False)
+        await database._log.checkpoint(Checkpoint.PASSIVE)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert (await database.read(inodes.usage)).inodes == 501
     assert await database.check() == []
