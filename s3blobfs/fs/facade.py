@@ -14,11 +14,10 @@ import stat
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from s3blobfs.blobstore.protocol import BlobStore
 from s3blobfs.config import AccessTimes
-from s3blobfs.errors import FilesystemError, S3BlobFSError
+from s3blobfs.errors import FilesystemError
 from s3blobfs.fs.attributes import AttributeChanges, Attributes, Caller, FilesystemUsage
 from s3blobfs.fs.changing import Changing
 from s3blobfs.fs.content import Event
@@ -31,11 +30,12 @@ from s3blobfs.fs.loan import BackingFiles
 from s3blobfs.fs.making import Making
 from s3blobfs.fs.namespace import Namespace
 from s3blobfs.fs.opening import OpenFile, Opening
+from s3blobfs.fs.operating import CoreStatus, Operating
 from s3blobfs.fs.ranges import RangeCalls
 from s3blobfs.fs.reading import Reading
 from s3blobfs.fs.writing import Writing
 from s3blobfs.fs.xattrs import ExtendedAttributes
-from s3blobfs.index import inodes, stores
+from s3blobfs.index import inodes
 from s3blobfs.index.database import Database
 from s3blobfs.index.inodes import InodeRow
 from s3blobfs.index.uploads import UploadRow
@@ -53,18 +53,6 @@ SUPERUSER = Caller(uid=0, gid=0)
 FREE_BYTES = 1 << 50
 FREE_INODES = 1 << 32
 """What statfs says is left: S3 has no end, and programs that ask want room, not infinity."""
-
-
-@dataclass(frozen=True, slots=True)
-class CoreStatus:
-    """Gauges of the filesystem itself."""
-
-    inodes_in_core: int
-    open_files: int
-    dirty_files: int
-    dirty_bytes: int
-    lent_files: int
-    """That the kernel reads by itself."""
 
 
 class Filesystem:
@@ -116,6 +104,7 @@ class Filesystem:
         self._changing = Changing(core, self._writing)
         self._copying = Copying(core, self._namespace, self._making, self._reading, self._writing)
         self._ranges = RangeCalls(core, self._reading, self._writing, self._copying)
+        self._operating = Operating(core, self._writing, self._lending)
         self._xattrs = ExtendedAttributes(core, self._reading, control_path)
 
     @property
@@ -373,67 +362,23 @@ class Filesystem:
     # -- for the operator ----------------------------------------------------------------------------
 
     async def sync(self, inode_id: int | None, progress: Callable[[int, int], None] | None) -> None:
-        """A barrier: returns when the file (``None``: everything) is in S3 as it is now and the index is on
-        disk. ``progress`` hears of files and bytes left. Files open for writing are stored as they are."""
-        core = self._core
-        if inode_id is not None:
-            inode = await core.inode(inode_id)
-            if inode.content is not None:
-                await self._writing.sync(inode, durability=Durability.S3)
-                await core.index_copy.barrier()
-                return
-        failure = await self._seal_all()
-        await core.uploader.barrier(progress)
-        await core.db.commit()
-        await core.index_copy.barrier()
-        if failure is not None:
-            raise failure
+        """A barrier; see :meth:`Operating.sync`."""
+        await self._operating.sync(inode_id, progress)
 
     def blob_changed(self, blob: BlobContent) -> None:
-        """An object was made anew: readers, those at work too, go to where it is now."""
-        for inode in self._core.inodes:
-            content = inode.content
-            if content is not None and content.blob is not None and content.blob.blob_id == blob.blob_id:
-                content.blob = blob
-        for handle in self._core.handles.files():
-            if handle.reader_blob_id == blob.blob_id:
-                handle.reader_blob_id = None
-
-    async def _seal_all(self) -> S3BlobFSError | None:
-        """Seal everything that is staged; one that cannot be sealed does not keep the others. Answers the
-        last failure."""
-        failure: S3BlobFSError | None = None
-        for inode in self._core.inodes:
-            content = inode.content
-            staged = content is not None and (content.staged is not None or inode.live is not None)
-            if staged and inode.row.nlink and not inode.removed:
-                try:
-                    await self._writing.seal(inode)
-                except S3BlobFSError as error:
-                    log.error("inode %d cannot be sealed: %s", inode.id, error)
-                    failure = error
-        return failure
+        """An object was made anew; see :meth:`Operating.blob_changed`."""
+        self._operating.blob_changed(blob)
 
     async def close(
         self, progress: Callable[[int, int], None] | None = None, *, detach: bool = False
     ) -> None:
-        """Unmount: let go of every handle, then the barrier, then the reaper's due work. ``detach`` leaves
-        to the next mount what is not in S3 yet: it is sealed and journalled, on disk."""
+        """Unmount: let go of every handle, then the barrier; see :meth:`Operating.end`."""
         for handle in self._core.handles.files():
             await self.release(handle.number)
         await self._opening.end_loans()
         for directory in self._core.handles.directories():
             await self.releasedir(directory.number)
-        await self._core.write_pending_times(list(self._core.inodes))
-        if detach and not self._core.read_only:
-            await self._seal_all()
-            await self._core.db.commit()
-        elif not self._core.read_only:
-            await self.sync(None, progress)
-            left = await self._core.reaper.drain()
-            if left:
-                log.info("%d objects are left to delete at the next mount", left)
-            await self._core.index_copy.barrier()
+        await self._operating.end(progress, detach=detach)
 
     async def copy_file(
         self, source_id: int, parent_id: int, name: bytes, *, replace: bool, caller: Caller
@@ -443,24 +388,10 @@ class Filesystem:
 
     async def bind_store(self, directory_id: int, store_id: int) -> None:
         """New files below a directory go to this store from now on."""
-        inode = await self._core.inode(directory_id)
-        if not inode.is_directory:
-            raise FilesystemError(errno.ENOTDIR)
-        await self._core.db.write(lambda tx: stores.bind(tx, directory_id, store_id), durable=True)
+        await self._operating.bind_store(directory_id, store_id)
 
     def status(self) -> CoreStatus:
-        dirty = [
-            inode.content.staged
-            for inode in self._core.inodes
-            if inode.content is not None and inode.content.staged is not None
-        ]
-        return CoreStatus(
-            inodes_in_core=len(self._core.inodes),
-            open_files=len(self._core.handles.files()),
-            dirty_files=len(dirty),
-            dirty_bytes=sum(staged.size_bytes for staged in dirty),
-            lent_files=self._lending.count,
-        )
+        return self._operating.status()
 
 
 _NODE_TYPES = (stat.S_ISREG, stat.S_ISFIFO, stat.S_ISSOCK, stat.S_ISCHR, stat.S_ISBLK)
