@@ -8,7 +8,7 @@
                      write       │                        │ stored
                                  └─────── CLEAN ◄─────────┘
 
-A direct copy puts another blob in the place of any of them: ``CLEAN``.
+A direct copy puts another blob in the place of any of them: ``CLEAN``. The end of the file leaves ``EMPTY``.
 
 * ``EMPTY``  no bytes anywhere: size 0, no blob, no staged file, no object.
 * ``CLEAN``  the bytes are an immutable blob in S3 (and perhaps in the cache).
@@ -52,6 +52,8 @@ class Event(enum.Enum):
     """The staged file has lost bytes, which every writer was told: the stored content stays."""
     ABANDON_EMPTY = "abandon empty"
     """The same where nothing is stored."""
+    DESTROY = "destroy"
+    """The file is gone with its last name and its last handle."""
 
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
@@ -67,6 +69,10 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.CLEAN, Event.REPLACE): State.CLEAN,
     (State.DIRTY, Event.REPLACE): State.CLEAN,
     (State.SEALED, Event.REPLACE): State.CLEAN,
+    (State.EMPTY, Event.DESTROY): State.EMPTY,
+    (State.CLEAN, Event.DESTROY): State.EMPTY,
+    (State.DIRTY, Event.DESTROY): State.EMPTY,
+    (State.SEALED, Event.DESTROY): State.EMPTY,
 }
 """Every move there is; any other is a bug and raises ``KeyError``."""
 
@@ -129,6 +135,13 @@ class Content:
     def replace(self) -> None:
         self.move(Event.REPLACE)
         self.blob = self.staged = self.upload_id = self.ticket = self.prefix = None
+
+    def destroy(self) -> StagedFile | None:
+        """Answers the staged file, to be discarded."""
+        self.move(Event.DESTROY)
+        staged = self.staged
+        self.blob = self.staged = self.upload_id = self.ticket = self.prefix = None
+        return staged
 
     def show(self, source: BlobContent, size_bytes: int) -> None:
         """Of a copy of ``source``, which is the content, so many bytes are the file's so far."""

@@ -188,7 +188,8 @@ class Core:
             try:
                 staged = self.tier.staging.open(row.staged_name, local, row.digests)
             except TierUnavailable as error:
-                log.warning("a staged file that is not needed any more stays: %s", error)
+                if not isinstance(error.__cause__, FileNotFoundError):  # else the uploader has removed it
+                    log.warning("a staged file that is not needed any more stays: %s", error)
                 continue
             if staged is not keep and not staged.lent:
                 doomed.append(staged)

@@ -189,10 +189,12 @@ class Namespace:
                 inode.lookup_count = 1
             inode.apply(row)
             inode.removed = True
-            content = inode.content
-            if content is not None and content.staged is not None:
-                staged, content.staged = content.staged, None
-                await staged.discard()
+            if inode.content is not None:
+                # Without handles, but a truncate(2) by the path may still be at work.
+                async with inode.lock:
+                    staged = inode.content.destroy()
+                    if staged is not None:
+                        await staged.discard()
             core.inodes.release(inode)
         if any(row.blob_id is not None for row in changed.destroyed):
             core.reaper.wake()

@@ -90,6 +90,8 @@ class Writing:
         if size_bytes > OBJECT_MAX_BYTES and inode.writer_count == 0:
             raise FilesystemError(errno.EFBIG)
         async with inode.lock:
+            if inode.removed:
+                return  # its last name went after the path was looked up, and nobody sees the bytes
             content = _content(inode)
             if size_bytes != inode.size_bytes:
                 staged = await self.writable(inode, keep_bytes=size_bytes)
@@ -227,9 +229,8 @@ class Writing:
     async def _drop_unreachable(self, inode: InCoreInode) -> None:
         """The last name went while the content was changed by its path: no release comes to let go of it."""
         async with inode.lock:
-            content = _content(inode)
-            if inode.removed and inode.open_count == 0 and content.staged is not None:
-                staged, content.staged = content.staged, None
+            staged = _content(inode).destroy() if inode.removed and inode.open_count == 0 else None
+            if staged is not None:
                 await staged.discard()
         self._core.inodes.release(inode)
 

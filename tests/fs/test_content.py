@@ -20,6 +20,10 @@ ALLOWED = {
     (State.CLEAN, Event.REPLACE): State.CLEAN,
     (State.DIRTY, Event.REPLACE): State.CLEAN,
     (State.SEALED, Event.REPLACE): State.CLEAN,
+    (State.EMPTY, Event.DESTROY): State.EMPTY,
+    (State.CLEAN, Event.DESTROY): State.EMPTY,
+    (State.DIRTY, Event.DESTROY): State.EMPTY,
+    (State.SEALED, Event.DESTROY): State.EMPTY,
 }
 """Written down a second time, so that a change of the table is a change of its test."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from s3blobfs.config import MIB
 from s3blobfs.fs.lending import Access
@@ -582,11 +582,25 @@ async def test_cut_by_its_path_while_its_last_name_goes(rig: Rig, monkeypatch: p
     made = await rig.write_file(b"f", DATA)
     create = rig.tier.staging.create
 
-    async def create_meanwhile(*args: Any) -> StagedFile:
-        await rig.fs.unlink(ROOT, b"f")
-        return await create(*args)
+    async with trio.open_nursery() as nursery:
 
-    monkeypatch.setattr(rig.tier.staging, "create", create_meanwhile)
+        async def create_meanwhile(*args: Any) -> StagedFile:
+            nursery.start_soon(rig.fs.unlink, ROOT, b"f")
+            await wait_all_tasks_blocked()
+            return await create(*args)
+
+        monkeypatch.setattr(rig.tier.staging, "create", create_meanwhile)
+        await resize(rig, made.inode_id, 10)
+    assert rig.tier.staging.file_count == 0
+    assert rig.fs.status().dirty_files == 0
+
+
+async def test_cut_by_its_path_when_its_last_name_is_gone(rig: Rig) -> None:
+    """The kernel had looked the path up before."""
+    made = await rig.write_file(b"f", DATA)
     await resize(rig, made.inode_id, 10)
+    await rig.fs.unlink(ROOT, b"f")
+    await resize(rig, made.inode_id, 20)
+    await resize(rig, made.inode_id, 5)
     assert rig.tier.staging.file_count == 0
     assert rig.fs.status().dirty_files == 0
