@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -48,12 +49,14 @@ def volume(weed_server: S3Server) -> Iterator[MountedVolume]:
         shutil.rmtree(directory)
 
 
-def _local_files(volume: MountedVolume) -> list[Path]:
-    return [
-        path
-        for path in volume.directory.rglob("*")
-        if path != volume.mountpoint and volume.mountpoint not in path.parents
-    ]
+def _local_files(volume: MountedVolume) -> dict[Path, int]:
+    """What there is, with its mode. An upload that ends meanwhile takes its staged file away."""
+    found = {}
+    for path in volume.directory.rglob("*"):
+        if path != volume.mountpoint and volume.mountpoint not in path.parents:
+            with suppress(FileNotFoundError):
+                found[path] = path.lstat().st_mode
+    return found
 
 
 @needs_fuse
@@ -62,8 +65,8 @@ def test_nothing_local_is_open_to_others_whatever_the_umask(volume: MountedVolum
     assert {"index.db", "index.db.log", "index.db.sock", "index.db.lock", "staging", "cache"} <= {
         path.name for path in found
     }
-    for path in found:
-        assert not stat.S_IMODE(path.lstat().st_mode) & 0o077, path
+    for path, mode in found.items():
+        assert not stat.S_IMODE(mode) & 0o077, path
 
 
 @needs_fuse
