@@ -217,7 +217,6 @@ class Writing:
         """What close(2) of a changed file promises: with durability ``s3`` the object is in S3 and its
         commit on disk; with ``disk`` staged file and journal row survive a crash of this process."""
         if inode.row.nlink == 0 or inode.removed:
-            await self._drop_unreachable(inode)
             return  # without a name there is nothing to find again
         ticket = await self.seal(inode)
         if ticket is None or self._core.durability is Durability.DISK:
@@ -225,14 +224,6 @@ class Writing:
             await self._core.db.flush(inode.row.change)
         else:
             await self.wait(inode, ticket)
-
-    async def _drop_unreachable(self, inode: InCoreInode) -> None:
-        """The last name went while the content was changed by its path: no release comes to let go of it."""
-        async with inode.lock:
-            staged = _content(inode).destroy() if inode.removed and inode.open_count == 0 else None
-            if staged is not None:
-                await staged.discard()
-        self._core.inodes.release(inode)
 
     async def sync(self, inode: InCoreInode, *, durability: Durability) -> None:
         """What fsync(2) promises: ``s3`` as close; ``disk``: staged data and index are on the local disk."""
