@@ -28,7 +28,6 @@ from s3blobfs.errors import (
     ObjectNotFound,
     PermanentS3Error,
     PreconditionFailed,
-    S3BlobFSError,
 )
 from s3blobfs.s3.body import Body
 from s3blobfs.s3.fake_bucket import FakeBucket, FakeVersion
@@ -39,6 +38,7 @@ from s3blobfs.s3.limits import (
     check_metadata,
     check_range,
 )
+from s3blobfs.s3.one_by_one import get_one_by_one
 from s3blobfs.s3.parts import Part, reusing_parts, sent_parts
 from s3blobfs.s3.protocol import (
     DeleteFailure,
@@ -240,13 +240,7 @@ class FakeObjectClient:
         return ObjectData(version.data[offset:end], _copied(version.info))
 
     async def get_each(self, wanted: Iterable[tuple[WholeObject, TakeAnswer]]) -> None:
-        for target, take in wanted:
-            try:
-                answer = await self.get(target.key, version_id=target.version_id, if_match=target.if_match)
-            except S3BlobFSError as error:
-                take(error)
-            else:
-                take(answer)
+        await get_one_by_one(self, wanted)
 
     async def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo:
         check_key(key)

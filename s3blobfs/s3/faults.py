@@ -23,7 +23,7 @@ from typing import Literal, TypeVar
 import trio
 import trio.lowlevel
 
-from s3blobfs.errors import S3BlobFSError
+from s3blobfs.s3.one_by_one import get_one_by_one
 from s3blobfs.s3.protocol import (
     DeleteFailure,
     ObjectClient,
@@ -254,13 +254,7 @@ class FaultyObjectClient:
         return answer
 
     async def get_each(self, wanted: Iterable[tuple[WholeObject, TakeAnswer]]) -> None:
-        for target, take in wanted:
-            try:
-                answer = await self.get(target.key, version_id=target.version_id, if_match=target.if_match)
-            except S3BlobFSError as error:
-                take(error)
-            else:
-                take(answer)
+        await get_one_by_one(self, wanted)
 
     async def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo:
         return await self._call("head", [key], lambda: self._inner.head(key, version_id=version_id))
