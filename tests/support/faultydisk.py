@@ -129,6 +129,7 @@ class _Operations(pyfuse3.Operations):
         self._open: dict[int, tuple[int, str]] = {}
         self._by_inode: dict[int, set[int]] = defaultdict(set)
         self._last: dict[int, os.stat_result] = {}
+        self._ctimes: dict[int, int] = {}
 
     # -- faults ----------------------------------------------------------------------------------------
 
@@ -157,7 +158,8 @@ class _Operations(pyfuse3.Operations):
         for name in ("st_mode", "st_nlink", "st_uid", "st_gid", "st_rdev", "st_size", "st_atime_ns"):
             setattr(entry, name, getattr(status, name))
         entry.st_ino = InodeT(self._number(status))
-        entry.st_mtime_ns, entry.st_ctime_ns = status.st_mtime_ns, status.st_ctime_ns
+        entry.st_mtime_ns = status.st_mtime_ns
+        entry.st_ctime_ns = self._ctimes.get(status.st_ino, status.st_ctime_ns)
         entry.st_blksize, entry.st_blocks = 4096, status.st_blocks
         entry.generation = 0
         entry.entry_timeout = entry.attr_timeout = 0
@@ -197,6 +199,10 @@ class _Operations(pyfuse3.Operations):
         if target is None:
             return self._entry(self._stat(inode))
         self._meet_fault("setattr", os.path.basename(str(next(iter(self._paths[inode]), ""))))
+        if fields.update_ctime:
+            # A kernel that keeps pages keeps this time as well, and brings it here before it forgets the
+            # inode, be it for want of memory. The backing file's own is that of what was done to it.
+            self._ctimes[inode] = attr.st_ctime_ns
         with _passed_on():
             if fields.update_size:
                 os.truncate(target, attr.st_size)
@@ -323,6 +329,7 @@ class _Operations(pyfuse3.Operations):
         info = self._opened(path, flags | os.O_CREAT)
         with _passed_on():
             os.chmod(path, stat.S_IMODE(mode))
+            self._ctimes.pop(os.lstat(path).st_ino, None)  # of an earlier file with this number
         return info, await self.lookup(parent_inode, name, ctx)
 
     def _name_of(self, fh: int) -> str:
