@@ -17,10 +17,11 @@ from s3blobfs.fs.attributes import Caller
 from s3blobfs.fs.content import State
 from s3blobfs.fs.core import Core
 from s3blobfs.fs.incore import InCoreInode
+from s3blobfs.fs.journal import new_write_id
 from s3blobfs.fs.making import GivenContent, Making, give_blob
 from s3blobfs.fs.namespace import Namespace
 from s3blobfs.fs.reading import Reading
-from s3blobfs.fs.writing import Writing, new_write_id
+from s3blobfs.fs.writing import Writing
 from s3blobfs.index import blobs, dentries, inodes, uploads
 from s3blobfs.index.inodes import InodeRow
 from s3blobfs.index.transaction import Transaction

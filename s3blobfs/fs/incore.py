@@ -135,6 +135,11 @@ class InCoreInode:
         """The file that has the inode's bytes whatever its content's state, while handles are lent it."""
         return None if self.loan is None else self.loan.live
 
+    @property
+    def mapped(self) -> StagedFile | None:
+        """The live file, if it may be stored into through mappings; it has a journal row."""
+        return self.loan.live if self.loan is not None and self.loan.mappable else None
+
     def touch(self, now_ns: int) -> None:
         """The bytes changed: mtime and ctime, to be written with the next transaction on this inode."""
         self.mtime_ns = self.ctime_ns = now_ns

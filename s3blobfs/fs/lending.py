@@ -27,12 +27,14 @@ from typing import Final
 import trio
 
 from s3blobfs.errors import TierError
+from s3blobfs.fs import journal
 from s3blobfs.fs.content import State
 from s3blobfs.fs.core import Core
 from s3blobfs.fs.handles import FileHandle
 from s3blobfs.fs.incore import InCoreInode
 from s3blobfs.fs.loan import BackingFiles, Loan
 from s3blobfs.fs.reading import Reading
+from s3blobfs.index.transaction import Transaction
 from s3blobfs.process import open_files_limit
 from s3blobfs.tier import lent
 from s3blobfs.tier.localio import in_disk_thread
@@ -108,9 +110,7 @@ class Lending:
                 live = await self.make_live(inode)
                 assert live is not None, "a loan with handles does not end"
                 if handle.readable and not loan.mappable:
-                    loan.mappable = True
-                    if inode.content is not None and inode.content.state is not State.DIRTY:
-                        self._mark(live)
+                    await self._make_mappable(inode, loan, live)
         else:
             self._core.mark_access(inode)  # its reads are not seen
         return Access(loan.number, only_mappings=handle.writable)
@@ -188,6 +188,22 @@ class Lending:
             entry.unpin()
         return loan.live
 
+    async def _make_mappable(self, inode: InCoreInode, loan: Loan, live: StagedFile) -> None:
+        """From the answer to open on, stores may come unseen, and msync(2) may promise that they stay.
+        :class:`TierError`."""
+        assert inode.content is not None
+        if inode.content.state is not State.DIRTY:
+            self._mark(live)
+        if inode.row.nlink > 0:  # else there is nothing to find again
+            await live.sync()  # from now on the next mount takes it for the content
+
+            def transaction(tx: Transaction) -> None:
+                journal.remove(tx, inode.id)  # of an fsync of the same file
+                journal.insert(tx, self._core, inode, live, inode.row.size_bytes, journal.new_write_id())
+
+            await self._core.db.write(transaction, durable=True)
+        loan.mappable = True
+
     def notice(self, inode: InCoreInode) -> None:
         """Find stores that came unseen: the content is dirty then. Caller holds the lock.
         :class:`TierUnavailable`."""
@@ -264,12 +280,15 @@ class Lending:
                 return  # a staged file like others
             blob = content.blob or loan.blob  # the same bytes; its object may have been made anew
             place = blob.store_id, blob.location.cache_name
-            if loan.pristine and not inode.removed and not core.tier.cache.contains(*place):
-                core.tier.cache.put_back(live, *place, blob.digests).unpin()
-                return
-            if not live.gone:
+            returns = loan.pristine and not inode.removed and not core.tier.cache.contains(*place)
+            if not returns and not live.gone:
                 # A journal row that is gone may come back until then.
                 await core.uploader.secure(content.staged, promised=live.promised)
+            if loan.mappable and not inode.removed:
+                await core.db.write(lambda tx: journal.remove(tx, inode.id), durable=True)
+            if returns:
+                core.tier.cache.put_back(live, *place, blob.digests).unpin()
+                return
             await live.discard()
         except TierError as error:
             log.warning("a file of the local tier stays until the next mount: %s", error)

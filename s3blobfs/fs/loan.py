@@ -40,7 +40,9 @@ class Loan:
     handles: int = 0
     """That were answered with the number and are open."""
     mappable: bool = False
-    """A handle could map the live file for writing: stores may come unseen, also when it is closed."""
+    """A handle could map the live file for writing: stores may come unseen, also when it is closed. From the
+    beginning of that to the end of the loan the file has a journal row, so that a mount which is killed
+    loses nothing that msync(2) brought to the disk."""
     pristine: bool = True
     """The file still has the bytes of ``blob``."""
 

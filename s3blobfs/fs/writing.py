@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import errno
 import logging
-import uuid
 from collections.abc import Callable
 
 from s3blobfs.config import OBJECT_MAX_BYTES
 from s3blobfs.errors import FilesystemError, TierUnavailable
 from s3blobfs.failpoints import Failpoint, reached
+from s3blobfs.fs import journal
 from s3blobfs.fs.content import Content, State
 from s3blobfs.fs.core import Core
 from s3blobfs.fs.handles import FileHandle
 from s3blobfs.fs.incore import InCoreInode
+from s3blobfs.fs.journal import new_write_id
 from s3blobfs.fs.lending import Lending
 from s3blobfs.fs.reading import Reading
 from s3blobfs.index import blobs, inodes, uploads
@@ -38,11 +39,6 @@ log = logging.getLogger(__name__)
 
 COPY_CHUNK_BYTES = 4 * 1024 * 1024
 """Read at once when a blob that is not cached is staged for writing."""
-
-
-def new_write_id() -> str:
-    """Names one upload for good, so that a PUT whose answer was lost can be found again."""
-    return uuid.uuid4().hex
 
 
 class Writing:
@@ -280,7 +276,7 @@ class Writing:
 
         def transaction(tx: Transaction) -> tuple[InodeRow, UploadRow, list[UploadRow]]:
             old = [row for row in (uploads.finish(tx, upload_id) for upload_id in dropped) if row]
-            old += _finish_dirty(tx, inode.id)
+            old += journal.remove(tx, inode.id)
             row = inodes.take_changes(
                 tx, inode.id, digests.size_bytes, mtime_ns=mtime_ns, ctime_ns=ctime_ns, atime_ns=atime_ns
             )
@@ -295,6 +291,7 @@ class Writing:
                 state=UploadState.SEALED,
                 now_ns=core.now_ns(),
             )
+            self._keep_mapped(tx, inode, digests.size_bytes)
             return row, upload, old
 
         row, upload, old = await core.db.write(transaction)
@@ -303,6 +300,11 @@ class Writing:
         inode.settle_times(mtime_ns, ctime_ns, atime_ns)
         content.seal(upload.id, core.uploader.submit(upload, staged, row.object_id), staged)
         await core.discard_staged(old, keep=staged)
+
+    def _keep_mapped(self, tx: Transaction, inode: InCoreInode, size_bytes: int) -> None:
+        """Stores through mappings go on behind what is sealed."""
+        if inode.mapped is not None:
+            journal.insert(tx, self._core, inode, inode.mapped, size_bytes, self._write_id())
 
     async def _unchanging(self, inode: InCoreInode) -> StagedFile:
         """What a dirty content is sealed as."""
@@ -325,6 +327,7 @@ class Writing:
             row = inodes.update(tx, inode.id, size_bytes=0, blob_id=None)
             if before.blob_id is not None:
                 blobs.drop_ref(tx, before.blob_id, core.now_ns(), superseded=True)
+            self._keep_mapped(tx, inode, 0)
             return row, old
 
         row, old = await core.db.write(transaction, durable=core.durability is Durability.S3)
@@ -349,21 +352,11 @@ class Writing:
             mtime_ns, ctime_ns, atime_ns = inode.mtime_ns, inode.ctime_ns, inode.atime_ns
 
             def transaction(tx: Transaction) -> InodeRow:
-                _finish_dirty(tx, inode.id)
+                journal.remove(tx, inode.id)
                 row = inodes.take_changes(
                     tx, inode.id, staged.size_bytes, mtime_ns=mtime_ns, ctime_ns=ctime_ns, atime_ns=atime_ns
                 )
-                uploads.insert(
-                    tx,
-                    inode_id=inode.id,
-                    store_id=core.store_of(inode).id,
-                    staged_name=staged.name,
-                    size_bytes=staged.size_bytes,
-                    digests=None,
-                    write_id=self._write_id(),
-                    state=UploadState.DIRTY,
-                    now_ns=core.now_ns(),
-                )
+                journal.insert(tx, core, inode, staged, staged.size_bytes, self._write_id())
                 return row
 
             inode.apply(await core.db.write(transaction))
@@ -392,15 +385,6 @@ def _content(inode: InCoreInode) -> Content:
     if inode.content is None:
         raise FilesystemError(errno.EISDIR if inode.is_directory else errno.EINVAL)
     return inode.content
-
-
-def _finish_dirty(tx: Transaction, inode_id: int) -> list[UploadRow]:
-    """Remove the journal row that an fsync of the still open file left."""
-    latest = uploads.latest_of(tx, inode_id)
-    if latest is None or latest.state is not UploadState.DIRTY:
-        return []
-    uploads.finish(tx, latest.id)
-    return [latest]
 
 
 def _update_times(

@@ -266,11 +266,13 @@ async def _adopt_stored(db: Database, opened: Mapping[int, BlobStore], now_ns: i
     """Of journalled contents the object may be in S3 all the same: the machine was lost between its PUT and
     the copy of the commit. Answers how many are."""
     found = 0
-    newest = {row.inode_id: row for row in await db.read(uploads.every)}
+    # What still changed when the machine was lost has no object.
+    newest = {row.inode_id: row for row in await db.read(uploads.every) if row.digests is not None}
     for row in newest.values():
         inode = await db.read(lambda tx, row=row: inodes.find(tx, row.inode_id))  # type: ignore[misc]
         store = opened.get(row.store_id)
-        if inode is None or store is None or row.digests is None:
+        assert row.digests is not None
+        if inode is None or store is None:
             continue
         if store.config.keying is Keying.VERSIONED and inode.object_id is None:
             continue
@@ -286,7 +288,9 @@ async def _adopt(
     def transaction(tx: Transaction) -> InodeRow:
         before = inodes.get(tx, row.inode_id)
         blob = blobs.adopt(tx, row.store_id, stored, digests, now_ns)
-        uploads.supersede(tx, row.inode_id)
+        for each in uploads.of_inode(tx, row.inode_id):
+            if each.id <= row.id:
+                uploads.finish(tx, each.id)
         after = inodes.update(tx, row.inode_id, blob_id=blob.id)
         if before.blob_id is not None:
             blobs.drop_ref(tx, before.blob_id, now_ns, superseded=True)

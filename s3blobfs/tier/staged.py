@@ -269,6 +269,11 @@ class StagedFile(HeldFile):
         with self.opened() as file, self._layout.errors(f"stat of {self._where}"):
             return os.fstat(file.fd).st_blocks * 512
 
+    def modified_ns(self) -> int:
+        """When its bytes last changed, by the disk's clock (stat's ``st_mtim``)."""
+        with self.opened() as file, self._layout.errors(f"stat of {self._where}"):
+            return os.fstat(file.fd).st_mtime_ns
+
     # -- the end ---------------------------------------------------------------------------------------
 
     async def seal(self, rename: bool, *, keep_open: bool = False) -> ContentDigests:

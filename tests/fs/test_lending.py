@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from s3blobfs.config import MIB
 from s3blobfs.fs.lending import Access
 from s3blobfs.fs.opening import OpenFile
+from s3blobfs.index import uploads
+from s3blobfs.index.uploads import UploadRow, UploadState
 from s3blobfs.tier import lent
 from s3blobfs.tier.layout import TierLayout
 from s3blobfs.tier.staging import StagedFile
@@ -529,22 +532,128 @@ async def test_a_crash_loses_nothing_acknowledged(tmp_path: Path, durability: Du
             made = await rig.write_file(name, DATA + name)
             await rig.fs.sync(None, None)
             reader = await program(rig, made.inode_id)
-            writer = await program(rig, made.inode_id, os.O_RDWR)
+            writer = await program(rig, made.inode_id, os.O_WRONLY)
             fds += [reader.fd, writer.fd]
             await rig.fs.write(writer.opened.handle, 0, b"written")
-            os.pwrite(writer.fd, b"stored", 100)
             if end:
                 await getattr(rig.fs, end)(writer.opened.handle)
         await rig.db.flush()
     for fd in fds:
         os.close(fd)
     async with open_rig(replace(setup)) as rig:
-        changed = b"written" + DATA[7:100] + b"stored" + DATA[106:]
-        assert await rig.read_file(b"closed") == changed + b"closed"
-        assert await rig.read_file(b"synced") == changed + b"synced"
+        assert await rig.read_file(b"closed") == b"written" + DATA[7:] + b"closed"
+        assert await rig.read_file(b"synced") == b"written" + DATA[7:] + b"synced"
         assert await rig.read_file(b"neither") == DATA + b"neither"
         await rig.fs.sync(None, None)
         assert rig.tier.staging.names() == set()
+
+
+@pytest.mark.parametrize("durability", list(Durability), ids=lambda each: each.value)
+async def test_a_crash_loses_nothing_that_a_mapping_stored(tmp_path: Path, durability: Durability) -> None:
+    """msync(2) may have promised that it stays, and nobody here hears of that."""
+    setup = Setup(tmp_path / "volume", durability=durability)
+    ends: dict[bytes, list[str]] = {
+        b"stored": [],
+        b"closed": ["flush"],
+        b"synced": ["fsync"],
+        b"left": ["flush", "release"],
+    }
+    fds, opened_ns = [], {}
+    async with crashing(setup) as rig:
+        kernel = _kernels[id(rig)] = Kernel()
+        rig.fs.lend_to(kernel, MIN_BYTES)
+        for name, calls in ends.items():
+            made = await rig.write_file(name, DATA + name)
+            await rig.fs.sync(None, None)
+            reader = await program(rig, made.inode_id)
+            writer = await program(rig, made.inode_id, os.O_RDWR)
+            fds += [reader.fd, writer.fd]
+            opened_ns[name] = time.time_ns()
+            await rig.fs.write(writer.opened.handle, 0, b"written")
+            for call in calls:
+                os.pwrite(writer.fd, b"before", 100)
+                await getattr(rig.fs, call)(writer.opened.handle)
+            os.pwrite(writer.fd, b"stored", 200)
+    for fd in fds:
+        os.close(fd)
+    async with open_rig(replace(setup)) as rig:
+        for name, calls in ends.items():
+            before = b"before" if calls else DATA[100:106]
+            expected = b"written" + DATA[7:100] + before + DATA[106:200] + b"stored" + DATA[206:] + name
+            assert await rig.read_file(name) == expected
+            # The disk's clock counts in ticks.
+            assert (await find(rig, name)).mtime_ns >= opened_ns[name] - 20_000_000
+        await rig.fs.sync(None, None)
+        assert rig.tier.staging.names() == set()
+        await rig.tier.cache.evict(2**60)
+        assert (await rig.read_file(b"stored"))[200:206] == b"stored"
+
+
+async def test_a_crash_of_what_was_not_changed_stores_nothing(tmp_path: Path) -> None:
+    setup = Setup(tmp_path / "volume", keying=Keying.VERSIONED)
+    async with crashing(setup) as rig:
+        kernel = _kernels[id(rig)] = Kernel()
+        rig.fs.lend_to(kernel, MIN_BYTES)
+        made = await rig.write_file(b"f", DATA)
+        reader = await program(rig, made.inode_id)
+        writer = await program(rig, made.inode_id, os.O_RDWR)
+    for each in (reader, writer):
+        os.close(each.fd)
+    async with open_rig(replace(setup)) as rig:
+        assert await rig.read_file(b"f") == DATA
+        assert (await find(rig, b"f")).mtime_ns == made.mtime_ns
+        await rig.fs.sync(None, None)
+        assert rig.tracer.counts[Count.S3_PUT] == 0
+        assert rig.tier.staging.names() == set()
+
+
+async def test_who_could_map_and_changed_nothing_leaves_no_row(rig: Rig) -> None:
+    made = await rig.write_file(b"f", DATA)
+    reader = await program(rig, made.inode_id)
+    rig.tracer.counts.clear()
+    writer = await program(rig, made.inode_id, os.O_RDWR)
+    other = await program(rig, made.inode_id, os.O_RDWR)
+    assert rig.tracer.counts[Count.INDEX_WRITE] == 1
+    assert len(await rig.db.read(uploads.every)) == 1
+    await other.close(flush=True)
+    await writer.close(flush=True)
+    assert len(await rig.db.read(uploads.every)) == 1  # a mapping may be left
+    await reader.close()
+    assert await rig.db.read(uploads.every) == []
+    assert rig.tracer.counts[Count.INDEX_WRITE] == 2
+    assert rig.tracer.counts[Count.S3_PUT] == 0
+    assert await rig.read_file(b"f") == DATA
+    assert rig.tier.staging.names() == set()
+
+
+async def test_the_row_of_what_is_mapped_stays_until_the_end(rig: Rig) -> None:
+    """Through seals, an fsync of somebody who cannot map, being emptied, and being unlinked."""
+    made = await rig.write_file(b"f", DATA)
+    reader = await program(rig, made.inode_id)
+    appender = await program(rig, made.inode_id, os.O_WRONLY)
+    await rig.fs.write(appender.opened.handle, 0, b"first")
+    await rig.fs.fsync(appender.opened.handle)
+    writer = await program(rig, made.inode_id, os.O_RDWR)
+
+    async def row() -> UploadRow:
+        (found,) = await rig.db.read(uploads.every)
+        assert found.state is UploadState.DIRTY
+        return found
+
+    first = await row()
+    for size in (5, 0, 7):
+        await resize(rig, made.inode_id, size)
+        await rig.fs.fsync(writer.opened.handle)
+        await rig.fs.sync(None, None)
+        later = await row()
+        assert (later.staged_name, later.size_bytes) == (first.staged_name, size)
+        assert await rig.db.check() == []
+    await rig.fs.unlink(ROOT, b"f")
+    assert (await row()).staged_name == first.staged_name
+    for each in (reader, appender, writer):
+        await each.close(flush=True)
+    assert await rig.db.read(uploads.every) == []
+    assert rig.tier.staging.names() == set()
 
 
 # -- the disk ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import stat
 from pathlib import Path
@@ -23,6 +24,7 @@ from s3blobfs.replica.recovery import Recovered, Request, recover_index
 from s3blobfs.trace import Tracer
 from s3blobfs.types import Durability, Keying
 from s3blobfs.writeback.reaper import Reaper
+from tests.fs.calls import opened_file
 from tests.support.rig import BUCKET, ROOT, USER, Rig, Setup, add_store, open_rig
 
 VOLUME = VolumeSettings("0" * 32, BUCKET, "", Durability.S3, created_ns=1)
@@ -108,6 +110,32 @@ async def test_what_was_stored_but_not_committed_is_found(tmp_path: Path, keying
     async with open_rig(elsewhere(setup)) as rig:
         assert await rig.read_file(b"a") == b"later and longer"
         assert (await rig.fs.getattr(opened.inode_id)).size_bytes == 16
+
+
+@KEYINGS
+@pytest.mark.expected_log("failed and is tried again")
+async def test_what_was_changing_hides_nothing_that_was_stored_before(tmp_path: Path, keying: Keying) -> None:
+    """A close, and then an fsync of a file that stays open."""
+    setup = Setup(tmp_path / "here", keying, durability=Durability.DISK)
+    async with open_rig(setup, check=False) as rig:
+        await rig.write_file(b"a", b"earlier")
+        await rig.fs.sync(None, None)
+        rig.faults.on("put").applies_then_raises(TransientS3Error("answer lost"))
+        opened = await rig.write_file(b"a", b"later and longer")
+        while not rig.fs.uploader.pending().last_error:  # noqa: ASYNC110 - nobody tells of a failure
+            await trio.sleep(0.01)
+        async with opened_file(rig, opened.inode_id, os.O_RDWR) as handle:
+            await rig.fs.write(handle, 0, b"LATER")
+            await rig.fs.fsync(handle)
+            await send(rig)
+            result = await recovered(setup, elsewhere(setup))
+            buckets = copy.deepcopy(setup.server.buckets)  # before this one goes on
+        rig.faults._script.clear()
+    setup.server.buckets = buckets
+    assert result.found == 1
+    assert [(lost.path, lost.size_bytes, lost.kept_bytes) for lost in result.lost] == [(b"a", 16, 16)]
+    async with open_rig(elsewhere(setup)) as rig:
+        assert await rig.read_file(b"a") == b"later and longer"
 
 
 async def test_the_first_mount_of_a_recovered_index_makes_itself_known(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,42 @@ async def test_open_file_that_was_synced_is_sealed(
         await volume.start()
         await volume.uploader.barrier()
         assert await volume.content(inode) == b"synced and more"
+
+
+async def test_open_file_that_has_what_is_stored(clock: MockClock, tmp_path: Path, server: FakeS3) -> None:
+    """It could have been stored into through a mapping, and was not."""
+    async with mounted(tmp_path, server, keying=Keying.VERSIONED, cached=True) as before:
+        inode = await before.make_file()
+        await before.start()
+        await before.write(inode, b"stored")
+        await _journal_dirty(before, inode, b"stored")
+    async with mounted(tmp_path, server) as volume:
+        report = await volume.recover()
+        assert (report.contents, report.lost) == ({}, [])
+        assert await volume.db.read(uploads.every) == []
+        assert await volume.problems() == []
+        assert volume.tier.staging.names() == set()
+        assert await volume.content(inode) == b"stored"
+        assert (await volume.inode(inode.id)).mtime_ns == inode.mtime_ns
+
+
+async def test_changed_behind_its_row_has_the_time_of_that(
+    clock: MockClock, tmp_path: Path, server: FakeS3
+) -> None:
+    async with mounted(tmp_path, server, cached=True) as before:
+        same, changed = await before.make_file("same"), await before.make_file("changed")
+        row, staged = await _journal_dirty(before, same, b"same")
+        os.utime(staged.path, ns=(0, row.created_ns))
+        row, staged = await _journal_dirty(before, changed, b"changed")
+        later_ns = row.created_ns + 10**9
+        os.utime(staged.path, ns=(0, later_ns))
+    async with mounted(tmp_path, server) as volume:
+        await volume.recover()
+        assert await volume.inode(same.id) == same._replace(
+            size_bytes=4, change=(await volume.inode(same.id)).change
+        )
+        found = await volume.inode(changed.id)
+        assert (found.mtime_ns, found.ctime_ns) == (later_ns, later_ns)
 
 
 async def test_recovery_interrupted_after_sealing(clock: MockClock, tmp_path: Path, server: FakeS3) -> None:
