@@ -10,8 +10,9 @@ from typing import TypeVar
 import pytest
 
 from s3blobfs.fs.attributes import AttributeChanges
+from s3blobfs.index import inodes
 from s3blobfs.trace import Count
-from s3blobfs.types import Keying
+from s3blobfs.types import Durability, Keying
 from tests.support.rig import ROOT, USER, Rig, Setup, add_store, open_rig
 
 T = TypeVar("T")
@@ -109,6 +110,38 @@ async def test_write_costs_nothing_and_close_what_the_store_promises(any_rig: Ri
         assert spent == {Count.S3_HEAD: 1, Count.S3_PUT: 1}
     spent, _ = await cost(any_rig, fs.release(opened.handle))
     assert spent == {}
+
+
+async def test_times_set_before_the_close_are_written_by_the_close(any_rig: Rig) -> None:
+    """As tar(1) and rsync(1) set them, with owners that are right already."""
+    fs = any_rig.fs
+    opened, made = await fs.create(ROOT, b"f", 0o644, os.O_RDWR, USER)
+    await fs.write(opened.handle, 0, b"content")
+    for changes in (AttributeChanges(atime_ns=1, mtime_ns=2), AttributeChanges(uid=USER.uid, gid=USER.gid)):
+        spent, _ = await cost(any_rig, fs.setattr(made.inode_id, changes))
+        assert spent == {}
+    spent, _ = await cost(any_rig, fs.setattr(made.inode_id, AttributeChanges(mode=0o600)))
+    assert spent == ONE_TRANSACTION
+    changed = await fs.setattr(made.inode_id, AttributeChanges(mtime_ns=3))
+    assert (changed.atime_ns, changed.mtime_ns) == (1, 3)
+    assert changed.ctime_ns > made.ctime_ns
+    spent, _ = await cost(any_rig, fs.flush(opened.handle))
+    assert spent.pop(Count.INDEX_WRITE) <= 2
+    row = await any_rig.db.read(lambda tx: inodes.get(tx, made.inode_id))
+    assert (row.atime_ns, row.mtime_ns, row.ctime_ns) == (1, 3, changed.ctime_ns)
+    spent, _ = await cost(any_rig, fs.setattr(made.inode_id, AttributeChanges(mtime_ns=4)))
+    assert spent == ONE_TRANSACTION  # the file is not dirty any more
+    await fs.release(opened.handle)
+
+
+@pytest.mark.parametrize("durability", list(Durability))
+async def test_times_set_before_an_fsync_are_written_by_it(tmp_path: Path, durability: Durability) -> None:
+    async with open_rig(Setup(tmp_path / "volume", durability=durability)) as rig:
+        opened, made = await rig.fs.create(ROOT, b"f", 0o644, os.O_RDWR, USER)
+        await rig.fs.write(opened.handle, 0, b"content")
+        await rig.fs.setattr(made.inode_id, AttributeChanges(mtime_ns=2))
+        await rig.fs.fsync(opened.handle)
+        assert (await rig.db.read(lambda tx: inodes.get(tx, made.inode_id))).mtime_ns == 2
 
 
 async def test_the_same_content_again_costs_one_head(rig: Rig) -> None:
