@@ -296,8 +296,10 @@ class Filesystem:
     async def open(self, inode_id: int, flags: int, caller: Caller = SUPERUSER) -> OpenFile:
         """open(2) of a regular file that exists, O_TRUNC included."""
         inode = await self._core.inode(inode_id)
-        if flags & os.O_TRUNC and not caller.privileged:
-            await self._changing.drop_set_id(inode)
+        if flags & os.O_TRUNC:
+            if not caller.privileged:
+                await self._changing.drop_set_id(inode)
+            await self._xattrs.drop_capability(inode)
         return await self._opening.open(inode, flags)
 
     async def read(self, handle: int, offset: int, size: int) -> bytes:

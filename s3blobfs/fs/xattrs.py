@@ -25,6 +25,7 @@ from s3blobfs.index.transaction import Transaction
 
 OUR_NAMESPACE: Final = b"user.s3blobfs."
 KEPT_NAMESPACES: Final = (b"user.", b"trusted.", b"security.")
+CAPABILITY: Final = b"security.capability"
 NAME_MAX_BYTES: Final = 255
 VALUE_MAX_BYTES: Final = 64 * 1024
 """XATTR_NAME_MAX and XATTR_SIZE_MAX of <linux/limits.h>."""
@@ -87,6 +88,20 @@ class ExtendedAttributes:
 
         inode.apply(await self._change(inode, transaction))
         known.pop(name, None)
+
+    async def drop_capability(self, inode: InCoreInode) -> None:
+        """File capabilities (capabilities(7)) go with the content that they were given to, whoever changes
+        it. The kernel sees to that, except for O_TRUNC where the filesystem truncates with open."""
+        known = await self._core.xattrs_of(inode)
+        if CAPABILITY not in known or inode.removed:
+            return
+
+        def transaction(tx: Transaction) -> InodeRow:
+            xattrs.remove(tx, inode.id, CAPABILITY)  # unless somebody else has just done so
+            return inodes.update(tx, inode.id, ctime_ns=self._core.now_ns())
+
+        inode.apply(await self._change(inode, transaction))
+        known.pop(CAPABILITY, None)
 
     async def _set_acl(
         self, inode: InCoreInode, name: bytes, wanted: acl.Acl | None, *, strips_set_group_id: bool = False

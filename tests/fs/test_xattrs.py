@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from s3blobfs.index import xattrs
 from s3blobfs.types import Durability, Keying
 from tests.fs.calls import Clock, find, make_file, refused, versions, xattr
 from tests.support.rig import BUCKET, ROOT, USER, Rig, Setup, add_store, open_rig
@@ -201,3 +202,17 @@ async def test_the_store_is_that_of_the_directory(rig: Rig) -> None:
     assert (await xattr(rig, made.inode_id, "key")).startswith("other/")
     await rig.fs.rename(directory.inode_id, b"f", ROOT, b"f")
     assert await xattr(rig, made.inode_id, "store") == "other"
+
+
+async def test_truncation_by_open_drops_file_capabilities(rig: Rig) -> None:
+    made = await rig.write_file(b"f", b"content")
+    await rig.fs.setxattr(made.inode_id, b"security.capability", b"cap", USER)
+    await rig.fs.setxattr(made.inode_id, b"user.other", b"stays", USER)
+    opened = await rig.fs.open(made.inode_id, os.O_WRONLY)
+    assert await rig.fs.getxattr(made.inode_id, b"security.capability") == b"cap"
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):  # of which neither fails because the other was quicker
+            nursery.start_soon(rig.fs.open, made.inode_id, os.O_WRONLY | os.O_TRUNC)
+    assert await rig.fs.listxattr(made.inode_id) == [b"user.other"]
+    assert await rig.db.read(lambda tx: xattrs.every(tx, made.inode_id)) == {b"user.other": b"stays"}
+    await rig.fs.release(opened.handle)
