@@ -15,10 +15,11 @@ from rich.console import Console
 from benchlib.bare import BareS3
 from benchlib.content import WrongBytes
 from benchlib.kernel import KERNEL_ROWS, SETTINGS, run_settings
-from benchlib.options import DIRECTORY, FILE, names
+from benchlib.options import DIRECTORY, FILE, NEW_DIRECTORY, names
 from benchlib.options import size as size_of
 from benchlib.peers.command import peers
 from benchlib.place import QUICK, Scale
+from benchlib.profile import Profiler
 from benchlib.report import as_json, as_markdown, as_table
 from benchlib.results import Results
 from benchlib.rows import ROWS
@@ -69,6 +70,11 @@ def _settings(text: str) -> list[str]:
     help="Instead: how settings of the kernel's side change the speed, compared with the first of them. One "
     f"or more of {', '.join(SETTINGS)}; or 'all'.",
 )  # fmt: skip
+@click.option(
+    "--profile", "profile", type=NEW_DIRECTORY, metavar="DIR",
+    help="Sample each volume with py-spy while a row is measured, which slows it; the stacks and their sums "
+    "by layer and by task go here.",
+)  # fmt: skip
 @click.option("--json", "json_path", type=FILE, metavar="FILE", help="Write the results as JSON.")
 @click.option("--markdown", "markdown_path", type=FILE, metavar="FILE", help="Write ratios as Markdown.")
 @click.pass_context
@@ -82,6 +88,7 @@ def main(
     files: int | None,
     directory: Path | None,
     settings: list[str] | None,
+    profile: Path | None,
     json_path: Path | None,
     markdown_path: Path | None,
 ) -> None:
@@ -98,6 +105,7 @@ def main(
         scripts/bench --json bench.json --markdown bench.md
         scripts/bench --modes digest --rows large-write,large-read-cold --size 1G --rounds 5
         scripts/bench --kernel all
+        scripts/bench --modes digest --rows small-write,untar --profile profile
         scripts/bench peers --help
         scripts/bench scale --help
     """
@@ -110,6 +118,7 @@ def main(
         scale = replace(scale, small_files=files)
     rounds = rounds or (_QUICK_ROUNDS if quick else _ROUNDS)
     say = Console(stderr=True, highlight=False, markup=False)
+    profiler = Profiler(profile) if profile is not None else None
     with tempfile.TemporaryDirectory(dir=directory, prefix="s3blobfs-bench-") as made:
         base = Path(made)
         (base / "plain").mkdir()
@@ -117,9 +126,11 @@ def main(
             results = run_settings(base, settings, chosen_rows(rows or KERNEL_ROWS), scale, rounds, say.print)
             limits = settings[:1]
         else:
-            results = run(base, modes, chosen_rows(rows), scale, rounds, say.print)
+            results = run(base, modes, chosen_rows(rows), scale, rounds, say.print, profiler)
             limits = [filesystem_type(base), BareS3.name]
     _report(results, limits, scale, json_path, markdown_path)
+    if profile is not None and profiler is not None:
+        (profile / "shares.md").write_text("\n\n".join(profiler.tables()) + "\n")
 
 
 def _report(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,9 @@ from benchlib.waiting import wait_until
 from s3blobfs.config import MIB
 
 _STORED_TIMEOUT_S = 300.0
+
+Sampling = Callable[[], AbstractContextManager[None]]
+"""Looks at what the target does while the context lasts."""
 
 
 class Unit(enum.Enum):
@@ -66,8 +69,10 @@ class Watch:
         target: Target,
         storage: Storage | None = None,
         requests: Callable[[], Mapping[str, int]] | None = None,
+        sampling: Sampling | None = None,
     ) -> None:
         """``requests``: who counts them, if not the target itself."""
+        self._sampling = sampling or nullcontext
         self._target = target
         self._storage = storage
         self._requests = requests
@@ -86,11 +91,12 @@ class Watch:
         target.settle()
         before = self._usage()
         target.forget_peak_memory()
-        begun = time.perf_counter()
-        yield
-        self.stored(stores)
-        self._seconds = time.perf_counter() - begun - self._not_counted_s
-        target.settle()
+        with self._sampling():
+            begun = time.perf_counter()
+            yield
+            self.stored(stores)
+            self._seconds = time.perf_counter() - begun - self._not_counted_s
+            target.settle()
         self._settled_s = time.perf_counter() - begun - self._not_counted_s
         self._used = self._usage().since(before)
         self._peak_memory_bytes = target.peak_memory_bytes()
@@ -135,7 +141,8 @@ def measure(
     run: Callable[[Watch], int],
     storage: Storage | None = None,
     requests: Callable[[], Mapping[str, int]] | None = None,
+    sampling: Sampling | None = None,
 ) -> Sample:
     """Run a row, which answers the bytes or operations that it measured."""
-    watch = Watch(target, storage, requests)
+    watch = Watch(target, storage, requests, sampling)
     return watch.sample(unit, run(watch))

@@ -12,6 +12,7 @@ from s3blobfs.errors import UsageError
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+NEW_DIRECTORY = click.Path(file_okay=False, path_type=Path)
 
 
 def names(known: Collection[str], text: str) -> list[str]:

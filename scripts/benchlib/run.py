@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from benchlib.bare import BareS3
-from benchlib.measure import measure
+from benchlib.measure import Sampling, measure
 from benchlib.place import Place, Scale
+from benchlib.profile import Profiler
 from benchlib.results import Results
 from benchlib.row import Row
 from benchlib.rows import ROWS
@@ -23,7 +24,13 @@ Say = Callable[[str], None]
 
 
 def run(
-    directory: Path, modes: Sequence[str], rows: Sequence[Row], scale: Scale, rounds: int, say: Say
+    directory: Path,
+    modes: Sequence[str],
+    rows: Sequence[Row],
+    scale: Scale,
+    rounds: int,
+    say: Say,
+    profiler: Profiler | None = None,
 ) -> Results:
     """Measure volumes of these modes, a plain directory, and S3; ``directory`` is empty and on the disk
     that is to be used."""
@@ -38,7 +45,7 @@ def run(
             for mode in modes
         ]
         for number in range(rounds):
-            measure_round(results, (*targets, plain), rows, scale, number, say, bare)
+            measure_round(results, (*targets, plain), rows, scale, number, say, bare, profiler)
     return results
 
 
@@ -50,6 +57,7 @@ def measure_round(
     number: int,
     say: Say,
     bare: BareS3 | None = None,
+    profiler: Profiler | None = None,
 ) -> None:
     """One round. Its files are removed in the end."""
     places = [Place(target, scale, number) for target in targets]
@@ -57,7 +65,10 @@ def measure_round(
         say(f"round {number}: {row.title}")
         for place in places:
             if isinstance(place.target, Volume) or not row.volumes_only:
-                sample = measure(place.target, row.unit, partial(row.work, place))
+                sampling: Sampling | None = None
+                if profiler is not None:
+                    sampling = partial(profiler.sampling, place.target, row.name, number)
+                sample = measure(place.target, row.unit, partial(row.work, place), sampling=sampling)
                 results.add(row.name, place.target.name, number, sample)
         if bare is not None and (work := bare.rows.get(row.name)) is not None:
             sample = measure(bare, row.unit, partial(work, f"{row.name}-{number}"))
