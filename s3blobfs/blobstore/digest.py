@@ -160,8 +160,14 @@ class DigestBlobStore(ObjectBlobStore):
     async def _locked(self, name: str) -> AsyncIterator[None]:
         lock = self._locks[name]
         try:
-            async with lock:
+            try:
+                lock.acquire_nowait()  # trio's acquire takes a turn of the scheduler for a free one, too
+            except trio.WouldBlock:
+                await lock.acquire()
+            try:
                 yield
+            finally:
+                lock.release()
         finally:
             statistics = lock.statistics()
             if not statistics.locked and statistics.tasks_waiting == 0:
