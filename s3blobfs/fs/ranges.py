@@ -5,8 +5,9 @@ another one server-side copy. Anything else is a copy of just those bytes, by re
 
 A kernel request names less than 4 GiB. So a copy of a larger content begins with a part of it: the target
 then gets all of it, and shows as much as was copied so far (:class:`~s3blobfs.fs.content.Prefix`). When the
-copy goes on, it shows more; when it does not, the target is cut when it is closed. In between a crash
-leaves it uncut.
+copy goes on, it shows more; when it does not, the target is cut when it is closed or synced. In between a
+crash leaves it uncut: with all that the copy was of, for its reference to the content, which keeps the object
+from being reaped while the source may go, is the same as that of a file which has it all.
 """
 
 from __future__ import annotations

@@ -232,7 +232,7 @@ class Writing:
             ticket = await self.seal(inode)
             if ticket is not None:
                 await self.wait(inode, ticket)
-        elif content.state is State.DIRTY:
+        elif content.state is State.DIRTY or content.prefix is not None:
             await self._journal_dirty(inode)
         elif content.state is State.SEALED and content.staged is not None:
             await content.staged.sync()
@@ -345,6 +345,8 @@ class Writing:
         core = self._core
         async with inode.lock:
             content = _content(inode)
+            if content.prefix is not None:
+                await self.writable(inode)
             staged = content.staged
             if content.state is not State.DIRTY or staged is None:
                 return

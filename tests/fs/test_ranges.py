@@ -233,6 +233,33 @@ async def test_a_copy_that_does_not_go_on_is_cut(any_rig: Rig, small_requests: i
     assert await rig.read_file(b"f") == DATA
 
 
+@pytest.mark.parametrize("durability", Durability, ids=lambda each: each.value)
+@pytest.mark.parametrize("synced", [False, True])
+async def test_a_crash_in_the_middle_of_a_copy(
+    any_setup: Setup, small_requests: int, durability: Durability, synced: bool
+) -> None:
+    """What fsync has promised is there, and no more; else all of the source may be, and nothing that is not
+    of it."""
+    setup = replace(any_setup, durability=durability)
+    async with crashing(setup) as rig:
+        made = await rig.write_file(b"f", DATA)
+        await rig.fs.sync(None, None)
+        opened, _ = await rig.fs.create(ROOT, b"g", 0o644, os.O_RDWR, USER)
+        async with opened_file(rig, made.inode_id, os.O_RDONLY) as source:
+            assert await rig.fs.copy_file_range(source, 0, opened.handle, 0, small_requests) == small_requests
+        if synced:
+            await rig.fs.fsync(opened.handle)
+        await rig.fs.unlink(ROOT, b"f")
+        await rig.db.flush()
+    async with open_rig(setup) as rig:
+        found = await find(rig, b"g")
+        assert await rig.read_file(b"g") == DATA[: small_requests if synced else len(DATA)]
+        assert found.size_bytes == (small_requests if synced else len(DATA))
+        await rig.fs.sync(None, None)
+        await rig.tier.cache.evict(2**60)
+        assert len(await rig.read_file(b"g")) == found.size_bytes
+
+
 async def test_a_direct_copy_of_what_is_being_copied(any_rig: Rig, small_requests: int) -> None:
     rig = any_rig
     made = await rig.write_file(b"f", DATA)
