@@ -94,6 +94,25 @@ def test_a_default_list_stands_in_the_place_of_the_umask(own_volume: NewVolume, 
             assert made_below(volume.mountpoint, umask) == made_below(plain, umask)
 
 
+def test_without_the_extension_the_kernel_applies_the_umask_first(own_volume: NewVolume, plain: Path) -> None:
+    """As if programs had asked for that much less (fuse_create_open and others in Linux's fs/fuse/dir.c)."""
+
+    def made_below(directory: Path, umask: int, masked: int) -> list[tuple[int, dict[bytes, bytes]]]:
+        os.umask(0)
+        directory.mkdir()
+        put(directory, DEFAULT, acl("u::rwx,u:65534:rwx,g::r-x,m::rwx,o::r--"))
+        os.umask(umask)
+        (directory / "sub").mkdir(0o777 & ~masked)
+        os.close(os.open(directory / "f", os.O_CREAT, 0o666 & ~masked))
+        os.mkfifo(directory / "p", 0o666 & ~masked)
+        return [seen(directory / name) for name in ("sub", "f", "p")]
+
+    with own_volume("digest-cached", mount=["--fuse-extension", "off"]) as volume:
+        for umask in (0o077, 0o027):
+            made = made_below(volume.mountpoint / f"{umask}", umask, 0)
+            assert made == made_below(plain / f"{umask}", 0, umask)
+
+
 def test_lists_are_kept(own_volume: NewVolume) -> None:
     with own_volume("digest-cached") as volume:
         path = volume.mountpoint / "d"
