@@ -10,6 +10,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+Buffer = bytes | bytearray | memoryview
+"""Bytes on their way: whoever passes them on does not copy them."""
+
 CHECKSUM_BLOCK_BYTES = 256 * 1024
 """A blob's bytes are checked piecewise, one CRC-32 per block of this many bytes (the last may be shorter)."""
 

@@ -29,7 +29,7 @@ from s3blobfs.s3.protocol import (
     WholeObject,
 )
 from s3blobfs.trace import Arrow, Local, Party, Tracer
-from s3blobfs.types import BlobContent, BlobLocation, StoreConfig
+from s3blobfs.types import BlobContent, BlobLocation, Buffer, StoreConfig
 
 DELETE_BATCH_MAX = 1000
 """Keys per DeleteObjects (S3 API reference)."""
@@ -156,7 +156,7 @@ class _ObjectSource:
     tracer: Tracer
     blob: BlobContent
 
-    async def fetch(self, offset: int, length: int) -> bytes:
+    async def fetch(self, offset: int, length: int) -> Buffer:
         blob, location = self.blob, self.blob.location
         whole = offset == 0 and length == blob.size_bytes
         try:
@@ -172,14 +172,14 @@ class _ObjectSource:
             raise
         except PreconditionFailed as error:
             raise altered(self.config.bucket, location) from error
-        if len(answer.data) != length:
+        if len(answer.body) != length:
             raise DamagedContent(
                 f"object {subject(location)} in bucket {self.config.bucket} has "
                 f"{answer.info.size_bytes} bytes; {blob.size_bytes} were stored"
             )
         receiver = Local.CACHE if self.config.cached else Party.CLIENT
         self.tracer.step(receiver, Arrow.FROM, Party.S3, f"read {length} bytes", subject(location))
-        return answer.data
+        return answer.body
 
 
 def _whole_object(wanted: tuple[BlobContent, TakeContent]) -> tuple[WholeObject, TakeAnswer]:

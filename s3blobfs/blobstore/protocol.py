@@ -20,6 +20,7 @@ from s3blobfs.errors import ObjectStoreError, S3BlobFSError
 from s3blobfs.types import (
     BlobContent,
     BlobLocation,
+    Buffer,
     ContentDigests,
     ObjectHint,
     StoreConfig,
@@ -48,7 +49,7 @@ class Kept:
 class BlobSource(Protocol):
     """The bytes of one blob in S3."""
 
-    async def fetch(self, offset: int, length: int) -> bytes:
+    async def fetch(self, offset: int, length: int) -> Buffer:
         """Exactly ``length`` bytes from ``offset``, by one GET: of the whole object when that is what the
         range covers. Raises :class:`~s3blobfs.errors.ObjectNotFound` when the object is gone and
         :class:`~s3blobfs.errors.DamagedContent` when it is not the one that was stored."""

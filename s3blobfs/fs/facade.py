@@ -43,7 +43,7 @@ from s3blobfs.tier.cache import CacheEntry
 from s3blobfs.tier.staging import StagedFile
 from s3blobfs.tier.tier import Tier
 from s3blobfs.trace import Tracer
-from s3blobfs.types import BlobContent, Durability
+from s3blobfs.types import BlobContent, Buffer, Durability
 from s3blobfs.writeback.reaper import Reaper
 from s3blobfs.writeback.uploader import Uploader, UploadListener
 
@@ -302,7 +302,7 @@ class Filesystem:
             await self._xattrs.drop_capability(inode)
         return await self._opening.open(inode, flags)
 
-    async def read(self, handle: int, offset: int, size: int) -> bytes:
+    async def read(self, handle: int, offset: int, size: int) -> Buffer:
         """pread(2)."""
         return await self._reading.read(self._core.handles.file(handle), offset, size)
 

@@ -14,7 +14,7 @@ from s3blobfs.fs.siblings import Siblings
 from s3blobfs.index import blobs, dentries
 from s3blobfs.tier.fetch import ContentReader
 from s3blobfs.trace import Arrow, Local, Party
-from s3blobfs.types import BlobContent
+from s3blobfs.types import BlobContent, Buffer
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class Reading:
         self._core = core
         self._siblings = Siblings(core.db, core.tier, core.stores)
 
-    async def read(self, handle: FileHandle, offset: int, size: int) -> bytes:
+    async def read(self, handle: FileHandle, offset: int, size: int) -> Buffer:
         """pread(2): short only at the end of the file.
 
         A blob that is missing or altered in S3 is an error, never other bytes (:class:`DamagedContent`,

@@ -32,7 +32,7 @@ from s3blobfs.tier.cache import CacheEntry
 from s3blobfs.tier.demotion import DEMOTED_LEAST_BYTES, demote
 from s3blobfs.tier.staging import StagedFile
 from s3blobfs.trace import Local
-from s3blobfs.types import BlobContent, Durability
+from s3blobfs.types import BlobContent, Buffer, Durability
 from s3blobfs.writeback.uploader import UploadTicket
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Writing:
 
     # -- changing ------------------------------------------------------------------------------------
 
-    async def write(self, handle: FileHandle, offset: int, data: bytes) -> int:
+    async def write(self, handle: FileHandle, offset: int, data: Buffer) -> int:
         """pwrite(2) of all of ``data``; with O_APPEND not beyond the end of the file.
 
         The kernel itself turns an append into a write at the end that it knows, and that can be ahead of

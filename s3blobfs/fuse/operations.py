@@ -222,7 +222,8 @@ class Operations(pyfuse3.Operations):
 
     @_answering
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        return await self._fs.read(fh, off, size)
+        data = await self._fs.read(fh, off, size)
+        return cast("bytes", data)  # pyfuse3 takes whatever has a buffer
 
     @_answering
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:

@@ -71,7 +71,7 @@ class DataPlane:
             options["range"] = {"offset": offset}
         with mapped_errors(self._context(key)):
             result = obstore.get(self._store, key, options=options)
-            data = bytes(result.bytes())
+            data = memoryview(result.bytes())
             info = _info(key, result)
         end = info.size_bytes if length is None else offset + length
         if end > info.size_bytes:

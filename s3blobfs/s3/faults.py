@@ -158,7 +158,7 @@ class Fault:
             self._after()
 
     def damage(self, answer: ObjectData) -> ObjectData:
-        return answer if self._damage is None else replace(answer, data=self._damage(answer.data))
+        return answer if self._damage is None else replace(answer, body=self._damage(answer.data))
 
 
 class FaultScript:

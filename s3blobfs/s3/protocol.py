@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from s3blobfs.errors import S3BlobFSError
+from s3blobfs.types import Buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,15 @@ class ObjectInfo:
 class ObjectData:
     """A whole body or the range asked for, with what the same answer told of the object."""
 
-    data: bytes
+    body: Buffer
+    """As it came: not copied."""
     info: ObjectInfo
     """``size_bytes`` is that of the whole object, also for a ranged GET."""
+
+    @property
+    def data(self) -> bytes:
+        """The body, copied unless it is ``bytes`` already."""
+        return bytes(self.body)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from typing import Protocol
 import trio
 
 from s3blobfs.config import KIB, MIB
-from s3blobfs.tier.localio import Buffer, SharedFd, in_hash_thread, read_fully
-from s3blobfs.types import CHECKSUM_BLOCK_BYTES, ContentDigests
+from s3blobfs.tier.localio import SharedFd, in_hash_thread, read_fully
+from s3blobfs.types import CHECKSUM_BLOCK_BYTES, Buffer, ContentDigests
 
 INLINE_DIGEST_BYTES = 256 * KIB
 """Up to here digests are computed on the event loop's thread (about 0.6 ms at most)."""

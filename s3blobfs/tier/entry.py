@@ -11,6 +11,7 @@ from pathlib import Path
 from s3blobfs.tier.layout import Directory, TierLayout
 from s3blobfs.tier.localio import SharedFd, read_at, write_at
 from s3blobfs.tier.space import Space, Use
+from s3blobfs.types import Buffer
 
 _SECOND_NS = 10**9
 _NEVER = -(2**63)
@@ -135,7 +136,7 @@ class CacheEntry:
         """The file has become one that changes: nothing of what was read from it since can be relied on."""
         return self._record.changed.forsaken
 
-    async def read(self, offset: int, size: int) -> bytes:
+    async def read(self, offset: int, size: int) -> Buffer:
         """Up to ``size`` bytes from ``offset``, short only at the end. :class:`TierUnavailable`, also when
         the file has been altered."""
         file = self._opened().acquire()
@@ -215,12 +216,12 @@ class Fill:
         self._space.release(size_bytes, Use.FILLING)
         self._charged -= size_bytes
 
-    async def write(self, offset: int, data: bytes) -> None:
+    async def write(self, offset: int, data: Buffer) -> None:
         """Into room reserved before. :class:`TierFull`, :class:`TierUnavailable`."""
         with self._layout.errors(f"writing {self.path}"):
             await write_at(self.file.fd, data, offset)
 
-    async def read(self, offset: int, size: int) -> bytes:
+    async def read(self, offset: int, size: int) -> Buffer:
         """Of bytes that were written. :class:`TierUnavailable`."""
         file = self.file.acquire()
         try:

@@ -23,7 +23,7 @@ from s3blobfs.tier.space import Space
 from s3blobfs.tier.streaming import SmallContent, StreamReader
 from s3blobfs.tier.windows import ContentReader, RangeSource
 from s3blobfs.trace import Count, Tracer
-from s3blobfs.types import BlobContent
+from s3blobfs.types import BlobContent, Buffer
 
 __all__ = ["ContentReader", "Fetcher", "RangeSource"]
 
@@ -145,7 +145,7 @@ class _SmallReader:
         self._unused = unused
         content.readers += 1
 
-    async def read(self, offset: int, size: int) -> bytes:
+    async def read(self, offset: int, size: int) -> Buffer:
         return await self._content.read(self._source, offset, size)
 
     async def aclose(self) -> None:
@@ -168,7 +168,7 @@ class _CachedReader:
         self._filling: FillReader | None = None
         self._past_cache: ContentReader | None = None
 
-    async def read(self, offset: int, size: int) -> bytes:
+    async def read(self, offset: int, size: int) -> Buffer:
         size = min(size, self._blob.size_bytes - offset)
         if size <= 0:
             return b""
@@ -189,7 +189,7 @@ class _CachedReader:
         if self._past_cache is not None:
             await self._past_cache.aclose()
 
-    async def _read_cached(self, offset: int, size: int) -> bytes:
+    async def _read_cached(self, offset: int, size: int) -> Buffer:
         if self._entry is None and self._filling is None:
             coming = self._fetcher.ahead.demand(self._blob.store_id, self._blob.location.cache_name)
             if coming is not None:

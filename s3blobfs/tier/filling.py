@@ -27,7 +27,7 @@ from s3blobfs.tier.windows import (
     fetch_checked,
     pieces,
 )
-from s3blobfs.types import CHECKSUM_BLOCK_BYTES, BlobContent
+from s3blobfs.types import CHECKSUM_BLOCK_BYTES, BlobContent, Buffer
 
 log = logging.getLogger(__name__)
 
@@ -247,7 +247,7 @@ class FillReader:
         """Nothing can be read here any more."""
         return self._shared.error is not None
 
-    async def read(self, offset: int, size: int) -> bytes:
+    async def read(self, offset: int, size: int) -> Buffer:
         """See :class:`~s3blobfs.tier.windows.ContentReader`; within the content."""
         parts = []
         for start, length in pieces(offset, size, self._shared.options.window_bytes):

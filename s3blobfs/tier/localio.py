@@ -27,10 +27,10 @@ import trio
 from s3blobfs.config import MIB
 from s3blobfs.errors import TierError, TierFull, TierOutOfFiles, TierReadOnly, TierUnavailable
 from s3blobfs.threads import run_in_thread
+from s3blobfs.types import Buffer
 
 log = logging.getLogger(__name__)
 
-Buffer = bytes | bytearray | memoryview
 _T = TypeVar("_T")
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -189,7 +189,7 @@ def check_written_back(fd: int) -> None:
             raise OSError(code, os.strerror(code))
 
 
-async def read_at(fd: int, offset: int, size: int) -> bytes:
+async def read_at(fd: int, offset: int, size: int) -> bytes | bytearray:
     """Up to ``size`` bytes from ``offset``, short only at the end of the file. Raises ``OSError``.
 
     Ask for no more than the file has: bytes beyond its end cost a thread to find that there are none."""
@@ -207,7 +207,7 @@ async def read_at(fd: int, offset: int, size: int) -> bytes:
         done += await in_disk_thread(lambda: read_fully(fd, rest, offset + done))
         rest.release()
         del buffer[done:]
-    return bytes(buffer)
+    return buffer
 
 
 async def write_at(fd: int, data: Buffer, offset: int) -> None:

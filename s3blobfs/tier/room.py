@@ -11,8 +11,9 @@ from functools import partial
 
 from s3blobfs.errors import FilesystemError
 from s3blobfs.tier import blocks
-from s3blobfs.tier.localio import NO_SPACE, Buffer, in_disk_thread, write_at
+from s3blobfs.tier.localio import NO_SPACE, in_disk_thread, write_at
 from s3blobfs.tier.space import Space
+from s3blobfs.types import Buffer
 
 
 async def write(space: Space, fd: int, data: Buffer, offset: int) -> None:

@@ -11,6 +11,7 @@ changed in any other way is not. All of them together have a limit, beyond which
 from __future__ import annotations
 
 from s3blobfs.config import KIB, MIB
+from s3blobfs.types import Buffer
 
 SMALL_MAX_BYTES = 128 * KIB
 """Of one content."""
@@ -45,7 +46,7 @@ class SmallContent:
         """``None``: not held any more."""
         self._size_bytes = 0
 
-    def wrote(self, offset: int, data: bytes | memoryview) -> None:
+    def wrote(self, offset: int, data: Buffer) -> None:
         """The file has got these bytes there."""
         if self._pieces is None:
             return

@@ -31,7 +31,7 @@ from s3blobfs.tier.naming import sealed_name
 from s3blobfs.tier.origin import Origin
 from s3blobfs.tier.small import SmallContent
 from s3blobfs.trace import Arrow, Local, Party
-from s3blobfs.types import ContentDigests
+from s3blobfs.types import Buffer, ContentDigests
 
 if TYPE_CHECKING:
     from s3blobfs.tier.staging import Staging
@@ -95,7 +95,7 @@ class StagedFile(HeldFile):
 
     # -- changing --------------------------------------------------------------------------------------
 
-    async def write(self, offset: int, data: bytes | memoryview) -> int:
+    async def write(self, offset: int, data: Buffer) -> int:
         """Write all of ``data`` at ``offset``, or raise; answers its length. Room is reserved first.
 
         Up to 1 MiB is written on the event loop's thread: a hop costs more than the copy into the page
@@ -235,7 +235,7 @@ class StagedFile(HeldFile):
 
     # -- reading ---------------------------------------------------------------------------------------
 
-    async def read(self, offset: int, size: int) -> bytes:
+    async def read(self, offset: int, size: int) -> Buffer:
         """Up to ``size`` bytes from ``offset``, short only at the end of the file. :class:`TierUnavailable`
         also when the file is not what was written to it."""
         self._integrity.require()
@@ -248,7 +248,8 @@ class StagedFile(HeldFile):
             if len(data) < size and offset + len(data) < _length_on_disk(self.size_bytes):
                 raise OSError("it was shortened by another program")  # not cut by us meanwhile
             await self._check_unaltered(file.fd)
-            return data + bytes(max(0, min(size, self.size_bytes - offset) - len(data)))
+            missing = min(size, self.size_bytes - offset) - len(data)
+            return data + bytes(missing) if missing > 0 else data
         except OSError as error:
             raise self._layout.error(error, f"reading {self._where}") from error
         finally:

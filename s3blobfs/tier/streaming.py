@@ -22,7 +22,7 @@ from s3blobfs.tier.windows import (
     fetch_checked,
     pieces,
 )
-from s3blobfs.types import BlobContent
+from s3blobfs.types import BlobContent, Buffer
 
 
 class StreamReader:
@@ -50,7 +50,7 @@ class StreamReader:
         """Windows held or under way."""
         return len(self._windows)
 
-    async def read(self, offset: int, size: int) -> bytes:
+    async def read(self, offset: int, size: int) -> Buffer:
         """See :class:`~s3blobfs.tier.windows.ContentReader`."""
         size = min(size, self._blob.size_bytes - offset)
         parts = []
@@ -71,7 +71,7 @@ class StreamReader:
             else:
                 window.cancel()
 
-    async def _read_from_window(self, start: int, end: int) -> bytes:
+    async def _read_from_window(self, start: int, end: int) -> Buffer:
         """Some of the bytes from ``start`` to ``end``, the first of them included."""
         while (window := self._holding(start)) is None:
             if self._make_way(start):
@@ -159,10 +159,10 @@ class SmallContent:
         self._budget = budget
         self._spawn = spawn
         self._window: Window | None = None
-        self._data: bytes | None = None
+        self._data: Buffer | None = None
         self.readers = 0
 
-    async def read(self, source: RangeSource, offset: int, size: int) -> bytes:
+    async def read(self, source: RangeSource, offset: int, size: int) -> Buffer:
         """See :class:`~s3blobfs.tier.windows.ContentReader`."""
         size = min(size, self._blob.size_bytes - offset)
         if size <= 0:

@@ -17,7 +17,7 @@ from s3blobfs.config import MIB, ReadOptions
 from s3blobfs.errors import DamagedContent, TransientS3Error
 from s3blobfs.tier.digest import INLINE_DIGEST_BYTES, is_content
 from s3blobfs.tier.localio import in_hash_thread
-from s3blobfs.types import CHECKSUM_BLOCK_BYTES, BlobContent
+from s3blobfs.types import CHECKSUM_BLOCK_BYTES, BlobContent, Buffer
 
 _FIRST_AHEAD_BYTES = 1 * MIB
 _GROWTH = 4
@@ -34,7 +34,7 @@ Spawn = Callable[[Callable[[], Awaitable[None]]], None]
 class RangeSource(Protocol):
     """A stored content's bytes in S3."""
 
-    async def fetch(self, offset: int, length: int) -> bytes:
+    async def fetch(self, offset: int, length: int) -> Buffer:
         """Exactly these bytes, or an error of :mod:`s3blobfs.errors`."""
         ...
 
@@ -42,7 +42,7 @@ class RangeSource(Protocol):
 class ContentReader(Protocol):
     """One open file's way to a stored content. Reads may run at the same time; close after them."""
 
-    async def read(self, offset: int, size: int) -> bytes:
+    async def read(self, offset: int, size: int) -> Buffer:
         """Up to ``size`` bytes from ``offset``, short only at the end of the content.
 
         :class:`~s3blobfs.errors.ObjectStoreError`, :class:`~s3blobfs.errors.DamagedContent` or
@@ -149,7 +149,7 @@ def pieces(offset: int, size: int, piece_bytes: int) -> Iterator[tuple[int, int]
 # --- checks --------------------------------------------------------------------------------------------
 
 
-def _check(blob: BlobContent, start: int, data: bytes) -> None:
+def _check(blob: BlobContent, start: int, data: Buffer) -> None:
     """Raises :class:`DamagedContent` when ``data`` is not what was stored from ``start`` on."""
     key = blob.location.object_key
     digests = blob.digests
@@ -167,7 +167,7 @@ def _check(blob: BlobContent, start: int, data: bytes) -> None:
                 raise DamagedContent(f"{key}: the checksum of block {block} is not the stored one")
 
 
-async def fetch_checked(source: RangeSource, blob: BlobContent, wanted: Range) -> bytes:
+async def fetch_checked(source: RangeSource, blob: BlobContent, wanted: Range) -> Buffer:
     """Fetch one window and check it: by the digest when it is the whole content, else by its blocks'
     checksums (its length alone when they are not known). :class:`DamagedContent`, and what S3 says."""
     data = await _fetch(source, blob, wanted)
@@ -180,7 +180,7 @@ async def fetch_checked(source: RangeSource, blob: BlobContent, wanted: Range) -
     return data
 
 
-async def _fetch(source: RangeSource, blob: BlobContent, wanted: Range) -> bytes:
+async def _fetch(source: RangeSource, blob: BlobContent, wanted: Range) -> Buffer:
     length = wanted.end - wanted.start
     data = await source.fetch(wanted.start, length)
     if len(data) != length:
@@ -188,7 +188,7 @@ async def _fetch(source: RangeSource, blob: BlobContent, wanted: Range) -> bytes
     return data
 
 
-async def _check_aside(blob: BlobContent, start: int, data: bytes) -> None:
+async def _check_aside(blob: BlobContent, start: int, data: Buffer) -> None:
     if len(data) <= INLINE_DIGEST_BYTES:
         _check(blob, start, data)
     else:
@@ -205,7 +205,7 @@ class Window:
 
     def __init__(self, wanted: Range) -> None:
         self.range = wanted
-        self.data = b""
+        self.data: Buffer = b""
         """What the work answered."""
         self.error: Exception | None = None
         self._done = trio.Event()
@@ -236,7 +236,7 @@ class Window:
         """Until it is finished, however."""
         await self._done.wait()
 
-    async def run(self, work: Callable[[], Awaitable[bytes]], finished: Callable[[Window], None]) -> None:
+    async def run(self, work: Callable[[], Awaitable[Buffer]], finished: Callable[[Window], None]) -> None:
         """The task of the window. Whatever ends it, ``finished`` is called and then the waiters woken: the
         error belongs to them, not to the task's nursery, where it would end the mount."""
         self.error = TransientS3Error("reading was given up")

@@ -237,7 +237,7 @@ async def test_parallel_reads_of_one_handle(cold: Rig) -> None:
     async with opened_file(cold, made.inode_id, os.O_RDONLY) as handle:
 
         async def read(offset: int) -> None:
-            pieces[offset] = await cold.fs.read(handle, offset, 131_072)
+            pieces[offset] = bytes(await cold.fs.read(handle, offset, 131_072))
 
         async with trio.open_nursery() as nursery:
             for offset in range(0, LARGE_SIZE, 131_072):

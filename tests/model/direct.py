@@ -336,7 +336,7 @@ class DirectDriver:
         self._call(do)
 
     def pread(self, number: int, offset: int, size: int) -> bytes:
-        return self._call(self._fs.read, self._files[number], offset, size)
+        return bytes(self._call(self._fs.read, self._files[number], offset, size))
 
     def pwrite(self, number: int, offset: int, data: bytes) -> int:
         if not data:

@@ -88,7 +88,7 @@ class Rig:
         assert found is not None, name
         opened = await self.fs.open(found.inode_id, 0)
         try:
-            return await self.fs.read(opened.handle, 0, found.size_bytes + 1)
+            return bytes(await self.fs.read(opened.handle, 0, found.size_bytes + 1))
         finally:
             await self.fs.flush(opened.handle)
             await self.fs.release(opened.handle)

@@ -262,7 +262,7 @@ class Volume:
     async def content(self, inode: InodeRow) -> bytes:
         """Read the stored content from S3."""
         blob = (await self.blob_of(inode.id)).content()
-        return await self.stores[blob.store_id].open_source(blob).fetch(0, blob.size_bytes)
+        return bytes(await self.stores[blob.store_id].open_source(blob).fetch(0, blob.size_bytes))
 
     async def problems(self) -> list[str]:
         """Everything that is wrong with index, journal and staged files."""
