@@ -287,6 +287,7 @@ class _Mount:
     # -- serving ---------------------------------------------------------------------------------------
 
     async def _serve(self, parts: _Parts) -> None:
+        process.touch_heap()  # now, when what makes up the mount has its memory
         await serve(parts.filesystem, self._options, parts.volume.uri, self._extension, self._ready)
         self._stage = _Stage.STORING
         logger.info("unmounted from %s", self._options.mountpoint)

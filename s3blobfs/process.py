@@ -26,6 +26,10 @@ GARBAGE_THRESHOLDS = (10_000, 20, 20)
 """Of gc.set_threshold(). Requests leave few cycles behind, mostly of exceptions; looking for them each 700
 new objects, which is Python's default, takes a twentieth of the processor time of a small write."""
 
+HEAP_BYTES = 8 * 1024**2
+"""What :func:`touch_heap` takes: half of what SQLite may keep of the index (``index/connect.py``)."""
+_PIECE_BYTES = 64 * 1024
+
 _PR_SET_DUMPABLE = 4
 """prctl(2)."""
 
@@ -75,3 +79,17 @@ def look_for_garbage_seldom() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
+
+
+def touch_heap() -> None:
+    """Have some memory ready for what requests ask of ``malloc``.
+
+    The first use of each page of memory is a fault, which takes microseconds in a virtual machine: as long as
+    reading the page of the index that SQLite puts there, and a cold lookup in a large index needs several."""
+    # Freed, a piece of this size tells glibc to keep so much at the end of the heap, twice over (mallopt(3),
+    # M_MMAP_THRESHOLD); it is not touched.
+    large = bytes(HEAP_BYTES)
+    del large
+    # These are filled, one behind the other.
+    pieces = [bytearray(_PIECE_BYTES) for _ in range(HEAP_BYTES // _PIECE_BYTES)]
+    del pieces

@@ -175,13 +175,11 @@ def compare_on_disk(few: Place, many: Place, names: int, rounds: int) -> list[Co
 
 
 def _in_memory(prepare: Prepare) -> Prepare:
-    """The same, while the operating system has the whole index in memory: it may have made use of the room
-    since the round before."""
+    """The same, while the operating system has the whole index in memory."""
 
     @contextlib.contextmanager
     def prepared(place: Place, count: int) -> Iterator[list[Named]]:
-        with prepare(place, count) as named:
-            place.volume.read_index()
+        with place.volume.index_in_memory(), prepare(place, count) as named:
             yield named
 
     return prepared

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchlib.content import drop_pages
 from benchlib.volume import MODES, CommandFailed, Volume
-from s3blobfs.config import KIB, MIB, S3Options
+from s3blobfs.config import KIB, S3Options
 from s3blobfs.replica import names
 from s3blobfs.s3.connection import S3Connection
 
@@ -75,11 +78,15 @@ class ScaledVolume(Volume):
     def index(self) -> Path:
         return self._index
 
-    def read_index(self) -> None:
-        """After this the operating system has the index in memory, as far as there is room."""
-        with self._index.open("rb", buffering=0) as file:
-            while file.read(MIB):
-                pass
+    @contextlib.contextmanager
+    def index_in_memory(self) -> Iterator[None]:
+        """The operating system has the whole index in memory, as far as there is room. It is mapped
+        meanwhile: pages that are only cached go at any time, by /proc/sys/vm/drop_caches for instance."""
+        with (
+            self._index.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=mmap.PROT_READ),
+        ):
+            yield
 
     def forget_index_pages(self) -> None:
         """After this the operating system has nothing of the index in memory, what SQLite itself caches
