@@ -263,12 +263,11 @@ class Filesystem:
         self, handle: int, after: int, limit: int = DIRECTORY_PAGE_ENTRIES
     ) -> list[DirectoryEntry]:
         """readdir(3): a page of entries behind cookie ``after``; see :meth:`Listing.page`."""
-        await self._core.make_room()
         return await self._listing.page(self._core.handles.directory(handle), after, limit)
 
-    def refer(self, entry: DirectoryEntry) -> None:
-        """The kernel took an entry of a listing; see :meth:`Listing.refer`."""
-        self._listing.refer(entry)
+    def refer(self, entries: Sequence[DirectoryEntry]) -> None:
+        """The kernel took entries of a listing; see :meth:`Listing.refer`."""
+        self._listing.refer(entries)
 
     async def releasedir(self, handle: int) -> None:
         """closedir(3)."""

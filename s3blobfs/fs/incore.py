@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import stat
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from weakref import WeakValueDictionary
 
@@ -246,6 +246,15 @@ class InodeTable:
         if inode is not None:
             self._inodes[inode_id] = inode
         return inode
+
+    def among(self, inode_ids: Sequence[int]) -> dict[int, InCoreInode]:
+        """Those that are in core, by id; that they were asked for does not keep them there."""
+        known = self._inodes
+        found = {inode_id: known[inode_id] for inode_id in inode_ids if inode_id in known}
+        if self._dropped:
+            held = self._dropped
+            found.update((inode_id, held[inode_id]) for inode_id in inode_ids if inode_id in held)
+        return found
 
     def admit(self, row: InodeRow) -> InCoreInode:
         """The in-core inode of a row just read or written, made if it is not there yet."""

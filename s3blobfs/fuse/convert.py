@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, cast
+
 import pyfuse3
 
 from s3blobfs.config import NAME_MAX_BYTES
 from s3blobfs.fs.attributes import AttributeChanges, Attributes, Caller, FilesystemUsage
+from s3blobfs.fs.listing import DirectoryEntry
 
 PREFERRED_IO_BYTES = 128 * 1024
 """st_blksize: what tools read and write at once."""
@@ -17,19 +21,39 @@ def entry_attributes(
     attributes: Attributes, entry_timeout_s: float, attr_timeout_s: float
 ) -> pyfuse3.EntryAttributes:
     """Generation stays 0: inode ids are never used twice."""
+    entry = _blank_entry(entry_timeout_s, attr_timeout_s)
+    # In the order of Attributes; at once, as it is done for most requests.
+    (
+        entry.st_ino, entry.st_mode, entry.st_nlink, entry.st_uid, entry.st_gid, entry.st_rdev, entry.st_size,
+        entry.st_blocks, entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns,
+    ) = attributes  # fmt: skip
+    return cast("pyfuse3.EntryAttributes", entry)
+
+
+def reply_entries(
+    token: pyfuse3.ReaddirToken,
+    entries: Sequence[DirectoryEntry],
+    entry_timeout_s: float,
+    attr_timeout_s: float,
+) -> int:
+    """Answer a listing; how many entries the kernel had room for."""
+    reply = pyfuse3.readdir_reply
+    entry = _blank_entry(entry_timeout_s, attr_timeout_s)  # one for all, since each is copied into the answer
+    for number, listed in enumerate(entries):
+        (
+            cookie, name, entry.st_ino, entry.st_mode, entry.st_nlink, entry.st_uid, entry.st_gid,
+            entry.st_rdev, entry.st_size, entry.st_blocks, entry.st_atime_ns, entry.st_mtime_ns,
+            entry.st_ctime_ns,
+        ) = listed  # fmt: skip
+        if not reply(token, pyfuse3.FileNameT(name), entry, cookie):
+            return number
+    return len(entries)
+
+
+def _blank_entry(entry_timeout_s: float, attr_timeout_s: float) -> Any:
+    """An ``EntryAttributes``; not typed so, since its fields have types of their own for plain numbers."""
     entry = pyfuse3.EntryAttributes()
-    entry.st_ino = pyfuse3.InodeT(attributes.inode_id)
-    entry.st_mode = pyfuse3.ModeT(attributes.mode)
-    entry.st_nlink = attributes.nlink
-    entry.st_uid = attributes.uid
-    entry.st_gid = attributes.gid
-    entry.st_rdev = attributes.rdev
-    entry.st_size = attributes.size_bytes
     entry.st_blksize = PREFERRED_IO_BYTES
-    entry.st_blocks = attributes.blocks
-    entry.st_atime_ns = attributes.atime_ns
-    entry.st_mtime_ns = attributes.mtime_ns
-    entry.st_ctime_ns = attributes.ctime_ns
     entry.entry_timeout = entry_timeout_s
     entry.attr_timeout = attr_timeout_s
     return entry

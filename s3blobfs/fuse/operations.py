@@ -25,8 +25,8 @@ from s3blobfs.fuse.extension.session import Extension
 log = logging.getLogger(__name__)
 
 FIRST_PAGE_ENTRIES = 32
-"""Asked for first when a directory is listed. In one request the kernel takes some 20 entries (older ones) or
-some hundreds, and what it does not take has been read in vain."""
+"""Asked for in a listing before it is known how many the kernel takes in one request: some 20 (older ones) or
+some hundreds. What it does not take has been read in vain."""
 
 Handler = TypeVar("Handler", bound=Callable[..., Coroutine[Any, Any, Any]])
 
@@ -70,6 +70,8 @@ class Operations(pyfuse3.Operations):
         self._fs = filesystem
         self._entry_timeout_s = entry_timeout_s
         self._attr_timeout_s = attr_timeout_s
+        self._room = FIRST_PAGE_ENTRIES
+        """How many entries the last answer had room for, of those that were full."""
 
     def _entry(self, attributes: Attributes) -> EntryAttributes:
         return convert.entry_attributes(attributes, self._entry_timeout_s, self._attr_timeout_s)
@@ -175,15 +177,16 @@ class Operations(pyfuse3.Operations):
 
     @_answering
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        limit = FIRST_PAGE_ENTRIES
+        answered, limit = 0, self._room + self._room // 16
         while entries := await self._fs.readdir(fh, start_id, limit):
-            for entry in entries:
-                name = FileNameT(entry.name)
-                if not pyfuse3.readdir_reply(token, name, self._entry(entry.attributes), entry.cookie):
-                    return
-                self._fs.refer(entry)
-                start_id = entry.cookie
-            limit = min(2 * limit, DIRECTORY_PAGE_ENTRIES)
+            taken = convert.reply_entries(token, entries, self._entry_timeout_s, self._attr_timeout_s)
+            self._fs.refer(entries[:taken])
+            answered += taken
+            if taken < len(entries):
+                self._room = max(1, answered)
+                return
+            start_id = entries[-1].cookie
+            limit = min(max(FIRST_PAGE_ENTRIES, answered), DIRECTORY_PAGE_ENTRIES)
 
     @_answering
     async def releasedir(self, fh: FileHandleT) -> None:

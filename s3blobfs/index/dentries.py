@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import apsw
 
@@ -31,10 +32,17 @@ _JOINED = "FROM dentries CROSS JOIN inodes ON inodes.id = dentries.inode_id"
 # about a listing when the statistics change.
 _LOOKUP = f"SELECT {inodes.COLUMNS} {_JOINED} WHERE parent_id = ? AND name = ?"
 _PAGE = (
-    f"SELECT cookie, name, {inodes.COLUMNS} FROM dentries INDEXED BY dentries_in_order"  # noqa: S608
-    " CROSS JOIN inodes ON inodes.id = dentries.inode_id"
+    "SELECT cookie + ?, name, id, mode, nlink, uid, gid, rdev, size_bytes,"
+    " CASE WHEN mode & 0xf000 = 0x8000 THEN size_bytes / 512 + (size_bytes % 512 > 0) ELSE 0 END,"
+    " atime_ns, mtime_ns, ctime_ns"
+    " FROM dentries INDEXED BY dentries_in_order CROSS JOIN inodes ON inodes.id = dentries.inode_id"
     " WHERE parent_id = ? AND cookie > ? ORDER BY cookie LIMIT ?"
 )
+
+Listed = tuple[int, bytes, int, int, int, int, int, int, int, int, int, int, int]
+"""An entry of a listing: cookie, name, and what stat(2) says of the inode: id, mode, nlink, uid, gid, rdev,
+size, blocks of 512 bytes (of a regular file; else 0), atime, mtime, ctime. The bare row: a record made of it
+would take longer than to read it."""
 
 
 def find(tx: Transaction, parent: int, name: bytes) -> int | None:
@@ -90,10 +98,12 @@ def move(tx: Transaction, parent: int, name: bytes, new_parent: int, new_name: b
     _must_have_changed(tx, name)
 
 
-def page(tx: Transaction, parent: int, after_cookie: int, limit: int) -> list[tuple[int, bytes, InodeRow]]:
+def page(tx: Transaction, parent: int, after_cookie: int, limit: int, shift: int = 0) -> list[Listed]:
     """Up to ``limit`` entries whose cookies are greater than ``after_cookie`` (0: from the start), in the
-    order of cookies: what was there all the time is listed exactly once, whatever comes and goes."""
-    return [(row[0], row[1], InodeRow(*row[2:])) for row in tx.execute(_PAGE, (parent, after_cookie, limit))]
+    order of cookies: what was there all the time is listed exactly once, whatever comes and goes. The cookies
+    that are answered are greater by ``shift``."""
+    rows: list[Any] = tx.execute(_PAGE, (shift, parent, after_cookie, limit)).fetchall()
+    return rows
 
 
 def is_empty(tx: Transaction, parent: int) -> bool:

@@ -108,12 +108,12 @@ async def test_many_files_are_looked_up_listed_and_changed(any_setup: Setup) -> 
             assert (await rig.fs.getattr(each.inode_id)).size_bytes == len(b"%d" % number)
             await rig.fs.setxattr(each.inode_id, b"user.x", b"%d" % number, USER)
         handle = await rig.fs.opendir(ROOT)
-        listed, after = set(), 0
+        listed: set[bytes] = set()
+        after = 0
         while page := await rig.fs.readdir(handle, after, BATCH):
-            for entry in page:
-                rig.fs.refer(entry)
-                listed.add(entry.name)
-                after = entry.cookie
+            rig.fs.refer(page)
+            listed.update(entry.name for entry in page)
+            after = page[-1].cookie
         await rig.fs.releasedir(handle)
         assert len(listed) == many + 2
         assert rig.fs.status().inodes_in_core <= LIMIT + 2 * BATCH

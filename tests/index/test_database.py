@@ -150,7 +150,7 @@ async def test_a_failed_write_leaves_the_others_alone(db: Database) -> None:
     third = await db.write(lambda tx: add_file(tx, ROOT, b"third"))
     await db.commit()
     page = await db.read(lambda tx: dentries.page(tx, ROOT, 0, 10))
-    assert [row for _, _, row in page] == [first, third]
+    assert [entry[2] for entry in page] == [first.id, third.id]
 
 
 async def test_each_write_has_a_larger_number(db: Database) -> None:
@@ -257,7 +257,7 @@ async def test_a_failed_commit_is_the_end(tmp_path: Path, caplog: pytest.LogCapt
     assert len(caplog.records) == 1
 
     database = Database.open(path, tracer=Tracer())
-    assert [name for _, name, _ in await database.read(lambda tx: dentries.page(tx, ROOT, 0, 10))] == [
+    assert [entry[1] for entry in await database.read(lambda tx: dentries.page(tx, ROOT, 0, 10))] == [
         b"committed"
     ]
     assert await database.check() == []
@@ -325,7 +325,7 @@ async def test_a_write_that_does_not_fit(tmp_path: Path) -> None:
     await database.aclose()
     database = Database.open(path, tracer=Tracer())
     page = await database.read(lambda tx: dentries.page(tx, ROOT, 0, 1000))
-    assert [name for _, name, _ in page] == [b"durable"]
+    assert [entry[1] for entry in page] == [b"durable"]
     assert await database.check() == []
     await database.aclose()
 

@@ -76,7 +76,7 @@ async def test_a_listing_goes_on_while_entries_come_and_go(db: Database) -> None
     names = [b"%02d" % at for at in range(10)]
     await db.write(lambda tx: [add_file(tx, ROOT, name) for name in names])
     first = await db.read(lambda tx: dentries.page(tx, ROOT, 0, 4))
-    assert [name for _, name, _ in first] == names[:4]
+    assert [entry[1] for entry in first] == names[:4]
 
     def change(tx: Transaction) -> None:
         for name in (names[3], names[5]):
@@ -94,16 +94,20 @@ async def test_a_listing_goes_on_while_entries_come_and_go(db: Database) -> None
 
     await db.write(change)
     rest = await db.read(lambda tx: dentries.page(tx, ROOT, first[-1][0], 100))
-    assert [name for _, name, _ in rest] == [names[4], b"000", *names[7:], b"00new"]
-    assert [cookie for cookie, _, _ in rest] == sorted(cookie for cookie, _, _ in rest)
-    for _, name, row in rest:
-        assert row == await db.read(lambda tx, name=name: dentries.lookup(tx, ROOT, name))  # type: ignore[misc]
+    assert [entry[1] for entry in rest] == [names[4], b"000", *names[7:], b"00new"]
+    cookies = [entry[0] for entry in rest]
+    assert cookies == sorted(cookies)
+    for _, name, inode_id, *_ in rest:
+        assert inode_id == await db.read(lambda tx, name=name: dentries.find(tx, ROOT, name))  # type: ignore[misc]
+    assert await db.read(lambda tx: dentries.page(tx, ROOT, first[-1][0], 100, shift=2)) == [
+        (cookie + 2, *other) for cookie, *other in rest
+    ]
 
 
 async def test_cookies_are_never_used_again(db: Database) -> None:
     def write(tx: Transaction) -> int:
         row = add_file(tx, ROOT, b"file")
-        ((cookie, _, _),) = dentries.page(tx, ROOT, 0, 10)
+        ((cookie, *_),) = dentries.page(tx, ROOT, 0, 10)
         dentries.remove(tx, ROOT, b"file")
         inodes.remove(tx, row.id)
         return cookie

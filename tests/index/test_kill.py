@@ -40,7 +40,7 @@ def _killed(path: Path, run: str, after_s: float) -> tuple[set[bytes], set[bytes
 
 
 def _names(tx: Transaction) -> set[bytes]:
-    return {name for _, name, _ in dentries.page(tx, ROOT, 0, 1_000_000)}
+    return {entry[1] for entry in dentries.page(tx, ROOT, 0, 1_000_000)}
 
 
 async def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def _compare(tx: Transaction, model: Model) -> None:
             node.attributes
         )
         if node.children is not None:
-            listed = {name: child.id for _, name, child in dentries.page(tx, inode_id, 0, 100)}
+            listed = {entry[1]: entry[2] for entry in dentries.page(tx, inode_id, 0, 100)}
             assert listed == node.children
             for name, child in node.children.items():
                 found = dentries.lookup(tx, inode_id, name)
