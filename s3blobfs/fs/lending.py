@@ -26,7 +26,7 @@ from typing import Final
 
 import trio
 
-from s3blobfs.errors import TierError
+from s3blobfs.errors import TierError, VolumeIndexError
 from s3blobfs.fs import journal
 from s3blobfs.fs.content import State
 from s3blobfs.fs.core import Core
@@ -290,7 +290,7 @@ class Lending:
                 core.tier.cache.put_back(live, *place, blob.digests).unpin()
                 return
             await live.discard()
-        except TierError as error:
+        except (TierError, VolumeIndexError) as error:
             log.warning("a file of the local tier stays until the next mount: %s", error)
         finally:
             live.unpin()

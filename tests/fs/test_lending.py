@@ -626,6 +626,28 @@ async def test_who_could_map_and_changed_nothing_leaves_no_row(rig: Rig) -> None
     assert rig.tier.staging.names() == set()
 
 
+@pytest.mark.expected_log("stays until the next mount: .*somebody else")
+async def test_a_loan_ends_also_when_the_index_takes_nothing_any_more(tmp_path: Path) -> None:
+    setup = Setup(tmp_path / "volume", keying=Keying.VERSIONED)
+    async with open_rig(setup) as rig:
+        kernel = _kernels[id(rig)] = Kernel()
+        rig.fs.lend_to(kernel, MIN_BYTES)
+        made = await rig.write_file(b"f", DATA)
+        reader = await program(rig, made.inode_id)
+        writer = await program(rig, made.inode_id, os.O_RDWR)
+        await rig.db.flush()
+        rig.db.fence("somebody else goes on")
+        rig.fs.refuse_changes()
+        await reader.close()
+        await writer.close()
+        assert lent_files(rig) == 0
+    async with open_rig(setup) as rig:
+        assert await rig.read_file(b"f") == DATA
+        await rig.fs.sync(None, None)
+        assert rig.tracer.counts[Count.S3_PUT] == 0
+        assert rig.tier.staging.names() == set()
+
+
 async def test_the_row_of_what_is_mapped_stays_until_the_end(rig: Rig) -> None:
     """Through seals, an fsync of somebody who cannot map, being emptied, and being unlinked."""
     made = await rig.write_file(b"f", DATA)
