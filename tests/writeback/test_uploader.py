@@ -327,9 +327,10 @@ async def test_index_that_takes_nothing_more(
     sealed = await digest.seal(inode, b"foo")
     with monkeypatch.context() as patch:
         patch.setattr(uploads, "failed", refuse)
-        await digest.start()
-        with pytest.raises(TransientS3Error):
-            await sealed.ticket.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(digest.start)  # the first attempt must not be over before it is waited for
+            with pytest.raises(TransientS3Error):
+                await sealed.ticket.wait()
     await sealed.ticket.wait()
 
 
