@@ -9,14 +9,16 @@ import pytest
 import trio.testing
 
 from tests.replica.kit import Site
+from tests.support.clock import stand_still_for_threads
 
 
 @pytest.fixture
 def autojump_clock(monkeypatch: pytest.MonkeyPatch) -> trio.testing.MockClock:
-    """Jumps when nothing is left to do, but not while a worker thread is busy for a moment: so no thread may
-    wait for the disk."""
+    """Jumps when nothing is left to do. Nothing here depends on what the disk has."""
     monkeypatch.setattr("os.fdatasync", lambda fd: None)
-    return trio.testing.MockClock(autojump_threshold=0.02)
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    stand_still_for_threads(clock, monkeypatch)
+    return clock
 
 
 @pytest.fixture

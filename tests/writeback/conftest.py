@@ -8,6 +8,7 @@ from trio.testing import MockClock
 
 from s3blobfs.s3.fake import FakeS3
 from s3blobfs.types import Keying
+from tests.support.clock import stand_still_for_threads
 from tests.writeback.bench import Volume, mounted
 
 
@@ -17,10 +18,9 @@ def server() -> FakeS3:
 
 
 @pytest.fixture
-def clock(autojump_clock: MockClock) -> MockClock:
-    """Time passes when nothing else is to be done. Not while a worker thread is at the disk, as far as that
-    can be told from outside: hence the threshold."""
-    autojump_clock.autojump_threshold = 0.02
+def clock(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> MockClock:
+    """Time passes when nothing else is to be done."""
+    stand_still_for_threads(autojump_clock, monkeypatch)
     return autojump_clock
 
 
