@@ -24,6 +24,7 @@ from pathlib import Path
 
 import trio
 
+from s3blobfs import locks
 from s3blobfs.blobstore import metadata
 from s3blobfs.blobstore.base import ObjectBlobStore
 from s3blobfs.blobstore.keys import collision_name, digest_location, digest_name, subject
@@ -160,10 +161,7 @@ class DigestBlobStore(ObjectBlobStore):
     async def _locked(self, name: str) -> AsyncIterator[None]:
         lock = self._locks[name]
         try:
-            try:
-                lock.acquire_nowait()  # trio's acquire takes a turn of the scheduler for a free one, too
-            except trio.WouldBlock:
-                await lock.acquire()
+            await locks.acquire(lock)
             try:
                 yield
             finally:

@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 
 import trio
 
+from s3blobfs import locks
 from s3blobfs.fs.attributes import BLOCK_BYTES, Attributes
 from s3blobfs.fs.content import Content, State
 from s3blobfs.fs.loan import Loan
@@ -41,11 +42,8 @@ class InodeLock:
         self._lock: trio.Lock | None = None
 
     async def __aenter__(self) -> None:
-        lock = self._lock = self._lock or trio.Lock()
-        try:
-            lock.acquire_nowait()
-        except trio.WouldBlock:
-            await lock.acquire()
+        self._lock = self._lock or trio.Lock()
+        await locks.acquire(self._lock)
 
     async def __aexit__(self, *exc: object) -> None:
         assert self._lock is not None

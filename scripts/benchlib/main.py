@@ -129,8 +129,8 @@ def main(
             results = run(base, modes, chosen_rows(rows), scale, rounds, say.print, profiler)
             limits = [filesystem_type(base), BareS3.name]
     _report(results, limits, scale, json_path, markdown_path)
-    if profile is not None and profiler is not None:
-        (profile / "shares.md").write_text("\n\n".join(profiler.tables()) + "\n")
+    if profiler is not None:
+        profiler.write_shares()
 
 
 def _report(

@@ -97,7 +97,7 @@ class Watch:
             self.stored(stores)
             self._seconds = time.perf_counter() - begun - self._not_counted_s
             target.settle()
-        self._settled_s = time.perf_counter() - begun - self._not_counted_s
+            self._settled_s = time.perf_counter() - begun - self._not_counted_s
         self._used = self._usage().since(before)
         self._peak_memory_bytes = target.peak_memory_bytes()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -73,16 +74,16 @@ class Profiler:
                 raise click.ClickException(f"py-spy: {''.join(said).strip()}")
             yield
         finally:
-            process.send_signal(2)  # as Ctrl-C: it writes what it has
+            process.send_signal(signal.SIGINT)  # as Ctrl-C: it writes what it has
             with process.stdout:
                 process.stdout.read()
             process.wait(_END_TIMEOUT_S)
         self._paths.append(path)
 
-    def tables(self) -> Iterator[str]:
-        """Markdown, for each file of stacks."""
-        for path in self._paths:
-            yield f"## {path.stem}\n\n{Shares.of(path.read_text()).markdown()}"
+    def write_shares(self) -> None:
+        """``shares.md``: tables for each file of stacks."""
+        tables = (f"## {path.stem}\n\n{Shares.of(path.read_text()).markdown()}\n" for path in self._paths)
+        (self._directory / "shares.md").write_text("\n".join(tables))
 
 
 @dataclass(frozen=True)
@@ -114,12 +115,8 @@ class Shares:
 
 def _layer(file: str) -> str:
     """``s3blobfs/fs/writing.py`` belongs to ``s3blobfs.fs``; what others made, to its package."""
-    head, _, rest = file.partition("/")
-    return (
-        f"{head}.{rest.partition('/')[0].removesuffix('.py')}"
-        if head == "s3blobfs"
-        else head.removesuffix(".py")
-    )
+    parts = file.removesuffix(".py").split("/")
+    return ".".join(parts[: 2 if parts[0] == "s3blobfs" else 1])
 
 
 def _task(frame: re.Match[str]) -> str | None:
