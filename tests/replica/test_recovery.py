@@ -12,7 +12,7 @@ import trio
 
 from s3blobfs.config import VolumeSettings
 from s3blobfs.errors import IndexDamaged, TransientS3Error
-from s3blobfs.fs.attributes import AttributeChanges
+from s3blobfs.fs.attributes import AttributeChanges, Attributes
 from s3blobfs.index import replica, settings, stores
 from s3blobfs.index.database import Database
 from s3blobfs.replica import names
@@ -92,17 +92,23 @@ async def test_what_was_only_staged_is_lost_and_named(tmp_path: Path, keying: Ke
         assert await rig.read_file(b"new") == b""
 
 
+async def _store_without_an_answer(rig: Rig) -> Attributes:
+    """A file whose later content is in S3 without the index having heard of it."""
+    await rig.write_file(b"a", b"earlier")
+    await rig.fs.sync(None, None)
+    rig.faults.on("put").applies_then_raises(TransientS3Error("answer lost"))
+    written = await rig.write_file(b"a", b"later and longer")
+    while not rig.fs.uploader.pending().last_error:  # noqa: ASYNC110 - nobody tells of a failure
+        await trio.sleep(0.01)
+    return written
+
+
 @KEYINGS
 @pytest.mark.expected_log("failed and is tried again")
 async def test_what_was_stored_but_not_committed_is_found(tmp_path: Path, keying: Keying) -> None:
     setup = Setup(tmp_path / "here", keying, durability=Durability.DISK)
     async with open_rig(setup, check=False) as rig:
-        await rig.write_file(b"a", b"earlier")
-        await rig.fs.sync(None, None)
-        rig.faults.on("put").applies_then_raises(TransientS3Error("answer lost"))
-        opened = await rig.write_file(b"a", b"later and longer")
-        while not rig.fs.uploader.pending().last_error:  # noqa: ASYNC110 - nobody tells of a failure
-            await trio.sleep(0.01)
+        opened = await _store_without_an_answer(rig)
         await send(rig)
         result = await recovered(setup, elsewhere(setup))
         rig.faults._script.clear()
@@ -118,12 +124,7 @@ async def test_what_was_changing_hides_nothing_that_was_stored_before(tmp_path: 
     """A close, and then an fsync of a file that stays open."""
     setup = Setup(tmp_path / "here", keying, durability=Durability.DISK)
     async with open_rig(setup, check=False) as rig:
-        await rig.write_file(b"a", b"earlier")
-        await rig.fs.sync(None, None)
-        rig.faults.on("put").applies_then_raises(TransientS3Error("answer lost"))
-        opened = await rig.write_file(b"a", b"later and longer")
-        while not rig.fs.uploader.pending().last_error:  # noqa: ASYNC110 - nobody tells of a failure
-            await trio.sleep(0.01)
+        opened = await _store_without_an_answer(rig)
         async with opened_file(rig, opened.inode_id, os.O_RDWR) as handle:
             await rig.fs.write(handle, 0, b"LATER")
             await rig.fs.fsync(handle)
