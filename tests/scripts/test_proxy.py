@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import http.server
 import random
@@ -100,7 +101,7 @@ def test_a_server_that_is_gone_closes_the_connection(tmp_path: Path) -> None:
         pass
     with proxy(tmp_path, upstream, DELAY_MS) as running:
         connection = http.client.HTTPConnection(running.endpoint_url.removeprefix("http://"), timeout=30)
-        connection.request("PUT", "/bucket/key", body=b"x")
-        with pytest.raises(ConnectionError):
+        # Headers and body are sent one after the other: the proxy may have closed it in between.
+        with contextlib.closing(connection), pytest.raises(ConnectionError):
+            connection.request("PUT", "/bucket/key", body=b"x")
             connection.getresponse()
-        connection.close()
