@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchlib.place import Scale
+from benchlib.place import Place, Scale
 from benchlib.results import Results
 from benchlib.row import Row
 from benchlib.run import measure_round
@@ -132,5 +132,6 @@ def run_settings(
             for name in settings
         ]
         for number in range(rounds):
-            measure_round(results, volumes, rows, scale, number, say)
+            places = [Place(volume, scale, number) for volume in volumes]
+            measure_round(results, places, rows, number, say)
     return results

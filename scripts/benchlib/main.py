@@ -14,6 +14,7 @@ from rich.console import Console
 
 from benchlib.bare import BareS3
 from benchlib.content import WrongBytes
+from benchlib.growthcommand import growth
 from benchlib.kernel import KERNEL_ROWS, SETTINGS, run_settings
 from benchlib.options import DIRECTORY, FILE, NEW_DIRECTORY, names
 from benchlib.options import size as size_of
@@ -106,6 +107,7 @@ def main(
         scripts/bench --modes digest --rows large-write,large-read-cold --size 1G --rounds 5
         scripts/bench --kernel all
         scripts/bench --modes digest --rows small-write,untar --profile profile
+        scripts/bench growth --help
         scripts/bench peers --help
         scripts/bench scale --help
     """
@@ -147,6 +149,7 @@ def _report(
         markdown_path.write_text(as_markdown(results, titles, measured, limits))
 
 
+main.add_command(growth)
 main.add_command(peers)
 main.add_command(scale_command)
 

@@ -56,6 +56,21 @@ class Sample:
     requests: Mapping[str, int]
     """To S3, by kind."""
 
+    @property
+    def amount(self) -> float:
+        """What was done, in the row's unit without its "per second"."""
+        return self.rate * self.seconds
+
+    @property
+    def unit_s(self) -> float:
+        """For one unit."""
+        return 1 / self.rate
+
+    @property
+    def unit_cpu_s(self) -> float:
+        """For one unit."""
+        return self.cpu_s / self.amount
+
 
 class Watch:
     """Handed to a row, which puts ``with watch(stores=…):`` around what is to be measured, once.

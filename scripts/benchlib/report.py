@@ -65,10 +65,7 @@ def as_markdown(
 
 def as_json(results: Results, titles: Mapping[str, str], scale: Scale) -> dict[str, Any]:
     return {
-        "version": __version__,
-        "kernel": platform.release(),
-        "processors": os.cpu_count(),
-        "load": os.getloadavg()[0],
+        **surroundings(),
         "scale": asdict(scale),
         "results": [
             {"row": row, "title": titles[row], "target": target, "unit": results.units[row].value}
@@ -78,6 +75,16 @@ def as_json(results: Results, titles: Mapping[str, str], scale: Scale) -> dict[s
             for target in results.targets()
             if (result := results.of(row, target)) is not None
         ],
+    }
+
+
+def surroundings() -> dict[str, Any]:
+    """What measured, and on what."""
+    return {
+        "version": __version__,
+        "kernel": platform.release(),
+        "processors": os.cpu_count(),
+        "load": os.getloadavg()[0],
     }
 
 
@@ -92,6 +99,9 @@ def short(ratio: float) -> str:
 
 def requests_of(result: Result) -> str:
     """In words."""
-    return ", ".join(
-        f"{count:,} {_KINDS.get(kind, kind)}" for kind, count in result.requests.items() if count
-    )
+    return in_words({kind: f"{count:,}" for kind, count in result.requests.items() if count})
+
+
+def in_words(requests: Mapping[str, str]) -> str:
+    """Of counts by kind."""
+    return ", ".join(f"{count} {_KINDS.get(kind, kind)}" for kind, count in requests.items())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from benchlib.measure import Sample, Unit
+
+Figure = Callable[[Sample], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +53,15 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Of two speeds, compared round by round."""
+    """Of two figures, compared round by round."""
 
     median: float
     lowest: float
     highest: float
+
+
+def _rate(sample: Sample) -> float:
+    return sample.rate
 
 
 @dataclass(slots=True)
@@ -72,11 +78,16 @@ class Results:
         samples = self.samples.get(row, {}).get(target)
         return Result.of(list(samples.values())) if samples else None
 
-    def ratio(self, row: str, target: str, to: str) -> Ratio | None:
-        """Speed relative to another target's in the same rounds; ``None`` when there are none."""
+    def ratio(self, row: str, target: str, to: str, figure: Figure = _rate) -> Ratio | None:
+        """Speed, or another figure, relative to another target's in the same rounds; ``None`` when there are
+        no such rounds, or the other's figure is 0 in all of them."""
         by_target = self.samples.get(row, {})
         mine, others = by_target.get(target, {}), by_target.get(to, {})
-        ratios = [mine[number].rate / others[number].rate for number in mine.keys() & others.keys()]
+        ratios = [
+            figure(mine[number]) / other
+            for number in mine.keys() & others.keys()
+            if (other := figure(others[number]))
+        ]
         return Ratio(statistics.median(ratios), min(ratios), max(ratios)) if ratios else None
 
     def targets(self) -> list[str]:

@@ -45,22 +45,21 @@ def run(
             for mode in modes
         ]
         for number in range(rounds):
-            measure_round(results, (*targets, plain), rows, scale, number, say, bare, profiler)
+            places = [Place(target, scale, number) for target in (*targets, plain)]
+            measure_round(results, places, rows, number, say, bare, profiler)
     return results
 
 
 def measure_round(
     results: Results,
-    targets: Iterable[DirectoryTarget],
+    places: Sequence[Place],
     rows: Iterable[Row],
-    scale: Scale,
     number: int,
     say: Say,
     bare: BareS3 | None = None,
     profiler: Profiler | None = None,
 ) -> None:
-    """One round. Its files are removed in the end."""
-    places = [Place(target, scale, number) for target in targets]
+    """One round, in places that were made for it. Its files are removed in the end."""
     for row in rows:
         say(f"round {number}: {row.title}")
         for place in places:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 from pathlib import Path
 
@@ -11,9 +9,10 @@ import click
 from rich.console import Console
 
 from benchlib.filling import Sizes
+from benchlib.grid import show
 from benchlib.options import DIRECTORY, FILE
 from benchlib.scale import run_scale
-from benchlib.scalereport import as_json, as_markdown, as_tables
+from benchlib.scalereport import as_grids, as_json
 
 _LEAST = 100
 """Enough names that no round takes one that another has taken."""
@@ -60,10 +59,4 @@ def scale(
     say = Console(stderr=True, highlight=False, markup=False)
     with tempfile.TemporaryDirectory(dir=directory, prefix="s3blobfs-bench-") as made:
         results = run_scale(Path(made), Sizes(files, inodes), Sizes(few, few), rounds, say.print)
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    for table in as_tables(results):
-        console.print(table)
-    if json_path is not None:
-        json_path.write_text(json.dumps(as_json(results), indent=1) + "\n")
-    if markdown_path is not None:
-        markdown_path.write_text(as_markdown(results))
+    show(as_grids(results), as_json(results), json_path, markdown_path)

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.table import Table
-
+from benchlib.grid import Grid
 from benchlib.indexsize import IndexSize
+from benchlib.report import surroundings
 from benchlib.scale import MEMORY_LIMIT_BYTES, ScaleResults
-from s3blobfs import __version__
-
-_Grid = tuple[str, Sequence[str], Sequence[Sequence[str]]]
-"""Title, headings, rows; the first column is text, the others are figures."""
 
 _PARTS = {
     "a name": ("dentries",),
@@ -24,31 +17,13 @@ _PARTS = {
 }
 
 
-def as_tables(results: ScaleResults) -> list[Table]:
-    """For a terminal."""
-    return [_table(*grid) for grid in _grids(results)]
-
-
-def as_markdown(results: ScaleResults) -> str:
-    """What is comparable from one machine to another."""
-    parts = []
-    for title, headings, rows in _grids(results):
-        cells = ["|".join(["", *(f" {cell} " for cell in row), ""]) for row in rows]
-        head = "|".join(["", *(f" {heading} " for heading in headings), ""])
-        parts.append("\n".join([f"{title}:", "", head, "|---|" + "---:|" * (len(headings) - 1), *cells]))
-    return "\n\n".join(parts) + "\n"
-
-
 def as_json(results: ScaleResults) -> dict[str, Any]:
     operations = [
         {**asdict(row), "ratio": row.ratio, "spread": row.spread, "processor_ratio": row.processor_ratio}
         for row in results.operations
     ]
     return {
-        "version": __version__,
-        "kernel": platform.release(),
-        "processors": os.cpu_count(),
-        "load": os.getloadavg()[0],
+        **surroundings(),
         **asdict(results),
         "operations": operations,
         "times": [{**asdict(row), "ratio": row.ratio, "spread": row.spread} for row in results.times],
@@ -56,12 +31,13 @@ def as_json(results: ScaleResults) -> dict[str, Any]:
     }
 
 
-def _grids(results: ScaleResults) -> list[_Grid]:
+def as_grids(results: ScaleResults) -> list[Grid]:
+    """What is comparable from one machine to another."""
     sizes, few = results.sizes, results.few
     few_names = f"{few.files:,} and {few.inodes:,}"
     many_names = f"{sizes.files:,} files in one directory and {sizes.inodes:,} inodes in a tree"
     return [
-        (
+        Grid(
             f"{many_names}, relative to {few_names}",
             ("operation", "time", "spread", "processor", "target"),
             [
@@ -75,7 +51,7 @@ def _grids(results: ScaleResults) -> list[_Grid]:
                 for row in results.operations
             ],
         ),
-        (
+        Grid(
             "Over all names",
             ("command", "names", "most memory of the mount", "target"),
             [
@@ -88,7 +64,7 @@ def _grids(results: ScaleResults) -> list[_Grid]:
                 for walk in results.walks
             ],
         ),
-        (
+        Grid(
             f"Commands, relative to a volume without a file (mount, unmount), or with {few_names}",
             ("command", "time", "spread", "most memory", "target"),
             [
@@ -102,7 +78,7 @@ def _grids(results: ScaleResults) -> list[_Grid]:
                 for row in results.times
             ],
         ),
-        ("The index", ("what", "figure"), _index_rows(results)),
+        Grid("The index", ("what", "figure"), _index_rows(results)),
     ]
 
 
@@ -124,12 +100,3 @@ def _index_rows(results: ScaleResults) -> list[tuple[str, str]]:
 
 def _bytes(part: str, index: IndexSize, contents: IndexSize) -> float:
     return (contents if part == "a content of its own" else index).of(*_PARTS[part])
-
-
-def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,9 +10,9 @@ from typing import Any
 
 from benchlib.measure import Sample
 from benchlib.place import Scale
+from benchlib.report import surroundings
 from benchlib.results import Results
 from benchlib.rows import ROWS
-from s3blobfs import __version__
 from s3blobfs.errors import UsageError
 
 STORED, BEHIND = "stored", "behind"
@@ -62,9 +60,7 @@ class State:
     def save(self, path: Path) -> None:
         """Whole or not at all."""
         document = {
-            "version": __version__,
-            "kernel": platform.release(),
-            "processors": os.cpu_count(),
+            **surroundings(),
             "scale": asdict(self.scale),
             "latency_ms": self.latency_ms,
             "results": [
