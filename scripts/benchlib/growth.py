@@ -1,20 +1,24 @@
 """``scripts/bench growth``: whether costs grow with the size of a file, and with the number of files.
 
-There is a volume for each factor, with a large file of as many times the size, and as many times the small
-files. In each round a row is measured on all of them right after one another.
+In each round there is a new volume for each factor, with a large file of as many times the size, and as many
+times the small files. A row is measured on all of them right after one another.
 """
 
 from __future__ import annotations
 
 import enum
+import shutil
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from benchlib.measure import Sample, Unit, Watch
-from benchlib.peers.run import rotated
+from benchlib.peers.bucket import Bucket
+from benchlib.peers.run import described, rotated
+from benchlib.peers.system import Server
 from benchlib.place import Place, Scale
 from benchlib.results import Ratio, Results
 from benchlib.row import Row
@@ -108,47 +112,38 @@ def run_growth(
     from 1."""
     curves: list[Curve] = []
     chosen = [alike(ROWS[name], per) for name, per in GROWING.items() if name in rows]
-    with ExitStack() as stack:
-        say("starting the S3 server")
-        endpoint_url = stack.enter_context(s3_server(directory / "server")).endpoint_url
+    with s3_server(directory / "server") as seaweed:
+        server = described(seaweed, seaweed.endpoint_url)
         for mode in modes:
-            results = _measured(directory, endpoint_url, mode, chosen, scale, factors, rounds, say)
+            results = Results({row.name: row.unit for row in chosen})
+            for number in range(rounds):
+                order = rotated(factors, number, rounds)
+                with _places(directory / "volumes", server, mode, scale, order, number) as places:
+                    measure_round(results, places, chosen, number, partial(_say_of, say, mode))
             curves += [curve_of(results, mode, name, factors) for name in results.samples]
     return Growth(scale, rounds, curves)
 
 
-def _measured(
-    directory: Path,
-    endpoint_url: str,
-    mode: str,
-    rows: Sequence[Row],
-    scale: Scale,
-    factors: Sequence[int],
-    rounds: int,
-    say: Say,
-) -> Results:
-    results = Results({row.name: row.unit for row in rows})
+def _say_of(say: Say, mode: str, text: str) -> None:
+    say(f"{mode}, {text}")
+
+
+@contextmanager
+def _places(
+    directory: Path, server: Server, mode: str, scale: Scale, factors: Sequence[int], number: int
+) -> Iterator[list[Place]]:
+    """New volumes, one for each factor. Behind the context neither the disk nor the server has anything of
+    them: what a round leaves there for later would fill the disk."""
     with ExitStack() as stack:
-        volumes = {
-            factor: stack.enter_context(mounted(_GrownVolume(mode, factor, directory, endpoint_url)))
-            for factor in factors
-        }
-        for number in range(rounds):
-            places = [
-                Place(volumes[factor], _grown(scale, factor), number)
-                for factor in rotated(factors, number, rounds)
-            ]
-            measure_round(results, places, rows, number, lambda text: say(f"{mode}, {text}"))
-    return results
-
-
-class _GrownVolume(Volume):
-    """A volume with a bucket of its own."""
-
-    def __init__(self, mode: str, factor: int, directory: Path, endpoint_url: str) -> None:
-        place = f"{mode}-{factor}"
-        super().__init__(MODES[mode], directory / place, endpoint_url, bucket=f"growth-{place}")
-        self.name = str(factor)
+        places = []
+        for factor in factors:
+            bucket = f"growth-{mode}-{factor}-{number}"
+            volume = Volume(MODES[mode], directory / str(factor), server.endpoint_url, bucket)
+            volume.name = str(factor)
+            stack.callback(Bucket(bucket, server).remove)
+            places.append(Place(stack.enter_context(mounted(volume)), _grown(scale, factor), number))
+        yield places
+    shutil.rmtree(directory)
 
 
 def _grown(scale: Scale, factor: int) -> Scale:
@@ -162,7 +157,7 @@ def alike(row: Row, per: Per) -> Row:
         return row
 
     def work(place: Place, watch: Watch) -> int:
-        assert place.large_file.exists() and place.small_files
+        _ = place.large_file, place.small_files  # written by who asks for them first
         amount = row.work(place, watch)
         return 1 if row.unit is Unit.BYTES else amount
 

@@ -18,7 +18,7 @@ from benchlib.place import QUICK, Scale
 from benchlib.volume import MODES
 
 _SCALE = Scale(appends=5)
-"""Each append to the large file leaves an object of its size in the server until that is taken away."""
+"""Each append to the large file leaves an object of its size in the server until the round is over."""
 _FACTORS = "1,3,10"
 _QUICK_FACTORS = "1,3"
 _ROUNDS, _QUICK_ROUNDS = 3, 1
@@ -54,7 +54,8 @@ def _factors(text: str) -> list[int]:
     whose cost for one unit at the largest factor is more than {LIMIT} times that at factor 1 is marked.
 
     Processor time and requests are of the mount, until everything is in S3. Factors are measured right after
-    one another, row by row; each round begins with another. Modes are measured one after the other.
+    one another, row by row; each round begins with another, in new volumes. Modes are measured one after the
+    other. The contents of the large files are kept in memory, twice: with the sizes above some 4 GiB.
 
     \b
     Examples:
@@ -83,8 +84,8 @@ def _factors(text: str) -> list[int]:
 )
 @click.option(
     "--directory", type=DIRECTORY, metavar="DIR",
-    help="Where everything is kept meanwhile; decides which disk is measured. In the temporary directory if "
-    "not given.",
+    help="Where everything is kept meanwhile: with the sizes above some 15 GiB, a round's at a time; decides "
+    "which disk is measured. In the temporary directory if not given.",
 )  # fmt: skip
 @click.option("--json", "json_path", type=FILE, metavar="FILE", help="Write the results as JSON.")
 @click.option("--markdown", "markdown_path", type=FILE, metavar="FILE", help="Write the tables as Markdown.")

@@ -64,13 +64,14 @@ def _servers(directory: Path, latency_ms: float | None) -> Iterator[tuple[Server
     with contextlib.ExitStack() as stack:
         seaweed = stack.enter_context(s3_server(directory / "server"))
         if latency_ms is None:
-            yield _description(seaweed, seaweed.endpoint_url), None
+            yield described(seaweed, seaweed.endpoint_url), None
         else:
             running = stack.enter_context(proxy(directory, seaweed.endpoint_url, latency_ms))
-            yield _description(seaweed, running.endpoint_url), running.counts.read
+            yield described(seaweed, running.endpoint_url), running.counts.read
 
 
-def _description(seaweed: DemoServer, endpoint_url: str) -> Server:
+def described(seaweed: DemoServer, endpoint_url: str) -> Server:
+    """``endpoint_url`` is where S3's clients reach it."""
     credentials = boto3.Session().get_credentials()
     assert credentials is not None, "the server's set-up has some"
     ports = seaweed.inner_ports
