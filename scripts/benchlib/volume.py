@@ -15,6 +15,7 @@ from typing import Any
 from benchlib.content import drop_pages
 from benchlib.targets import DirectoryTarget
 from benchlib.usage import Tree, Usage
+from benchlib.waiting import wait_until
 from s3blobfs.control.client import MountedVolume
 from s3blobfs.demo.process import ProcessId
 from s3blobfs.types import Durability, Keying
@@ -22,6 +23,8 @@ from s3blobfs.volume.mountpoint import State, state_of
 
 _COMMAND_TIMEOUT_S = 300.0
 _STOP_S = 1.0
+_POLL_S = 0.02
+"""An answer takes processor time, which is counted."""
 
 
 class CommandFailed(Exception):
@@ -157,8 +160,19 @@ class Volume(DirectoryTarget):
     def forget_in_kernel(self, paths: Iterable[Path]) -> None:
         drop_pages(paths)
 
-    def settle(self) -> None:
+    def sync(self) -> None:
+        """Returns when everything is in S3."""
         self._control.call("sync", inode=None)
+
+    def settle(self) -> None:
+        """Also what was read for the first time is in the cache, which it is not before the digest of the
+        whole has been computed. Raises :class:`CommandFailed`."""
+        self.sync()
+        if not wait_until(self._has_filled, _COMMAND_TIMEOUT_S, _POLL_S):
+            raise CommandFailed(f"{self.name}: files do not get into the cache")
+
+    def _has_filled(self) -> bool:
+        return not self._status()["tier"]["filling_files"]
 
     def usage(self) -> Usage:
         counts: Mapping[str, int] = self._status()["counts"]

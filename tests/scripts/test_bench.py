@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from benchlib.volume import MODES, CommandFailed, Volume
+
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
 TIMEOUT_S = 110
 
@@ -77,6 +79,33 @@ def test_the_same_content_again_costs_a_head(results: dict[str, dict[str, Any]])
 
 def test_a_piece_of_a_large_file_costs_one_get(results: dict[str, dict[str, Any]]) -> None:
     assert results["middle-read-cold"]["requests"] == {"get": 1}
+
+
+class Filling(Volume):
+    """Not mounted: it says that some files are on their way into the cache, each time one less."""
+
+    def __init__(self, directory: Path, files: int) -> None:
+        super().__init__(MODES["digest"], directory, "http://127.0.0.1:1")
+        self.files = files
+
+    def sync(self) -> None:
+        return
+
+    def _status(self) -> dict[str, Any]:
+        self.files -= 1
+        return {"tier": {"filling_files": self.files}}
+
+
+def test_something_is_left_to_be_done_until_what_was_read_is_in_the_cache(tmp_path: Path) -> None:
+    volume = Filling(tmp_path, files=3)
+    volume.settle()
+    assert volume.files == 0
+
+
+def test_what_never_gets_into_the_cache_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchlib.volume._COMMAND_TIMEOUT_S", 0.0)
+    with pytest.raises(CommandFailed, match="digest: files do not get into the cache"):
+        Filling(tmp_path, files=-1).settle()
 
 
 def test_an_unknown_row_is_refused() -> None:

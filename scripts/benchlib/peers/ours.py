@@ -36,7 +36,7 @@ class OurVolume(Volume, System):
 
     def wait_until_stored(self) -> None:
         if self.mode.durability is Durability.DISK:
-            self.settle()
+            self.sync()
 
     def shows(self, paths: Sequence[Path]) -> bool:
         """Each file's object, which the file's attribute names."""
