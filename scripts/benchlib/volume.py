@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchlib.aside import put_aside
 from benchlib.content import drop_pages
 from benchlib.targets import DirectoryTarget
 from benchlib.usage import Tree, Usage
@@ -154,7 +154,7 @@ class Volume(DirectoryTarget):
     def forget_everything(self, paths: Iterable[Path]) -> None:
         """A mount of its own with an empty cache: the kernel's pages go with the mount before."""
         self.umount()
-        shutil.rmtree(self._cache)
+        put_aside(self._cache)
         self.mount()
 
     def forget_in_kernel(self, paths: Iterable[Path]) -> None:

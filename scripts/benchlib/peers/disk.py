@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from benchlib.aside import put_aside
 from benchlib.targets import PlainDirectory
 
 _DROP_CACHES = Path("/proc/sys/vm/drop_caches")
@@ -34,4 +34,4 @@ class Disk(PlainDirectory):
         super().forget_everything(paths)
 
     def remove(self) -> None:
-        shutil.rmtree(self.directory)
+        put_aside(self.directory)

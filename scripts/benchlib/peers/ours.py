@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from benchlib.aside import put_aside
 from benchlib.content import drop_pages
 from benchlib.peers.bucket import Bucket
 from benchlib.peers.peer import drop_cached_pages, end_tree
@@ -32,7 +32,7 @@ class OurVolume(Volume, System):
 
     def remove(self) -> None:
         self._bucket.remove()
-        shutil.rmtree(self.base)
+        put_aside(self.base)
 
     def wait_until_stored(self) -> None:
         if self.mode.durability is Durability.DISK:

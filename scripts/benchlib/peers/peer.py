@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from benchlib.aside import put_aside
 from benchlib.content import drop_pages
 from benchlib.peers.bucket import Bucket
 from benchlib.peers.system import Server, System
@@ -87,7 +87,7 @@ class Peer(System):
 
     def remove(self) -> None:
         self.bucket.remove()
-        shutil.rmtree(self.base)
+        put_aside(self.base)
 
     # -- processes -------------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class Peer(System):
         """A mount of its own with an empty cache: the kernel's pages and names go with the mount before."""
         self.settle()
         self.umount()
-        shutil.rmtree(self.cache)
+        put_aside(self.cache)
         self.cache.mkdir()
         self.mount()
 

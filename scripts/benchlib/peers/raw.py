@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import signal
 import subprocess
 from pathlib import Path
 
+from benchlib.aside import put_aside
 from benchlib.bare import BareS3, Work
 from benchlib.content import compare, large_content, small_contents
 from benchlib.measure import Watch
@@ -54,7 +54,7 @@ class S5cmd(InThisProcess):
 
     def remove(self) -> None:
         self._bucket.remove()
-        shutil.rmtree(self._directory)
+        put_aside(self._directory)
 
     @property
     def rows(self) -> dict[str, Work]:
