@@ -41,6 +41,8 @@ class Count(enum.Enum):
     AHEAD_USED = "ahead.used"
     AHEAD_UNUSED = "ahead.unused"
     """The reader went another way."""
+    AHEAD_FROM_DISK = "ahead.from_disk"
+    """Files of the cache that the disk was asked for before anybody read them."""
 
 
 class Arrow(enum.Enum):

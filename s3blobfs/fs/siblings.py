@@ -6,6 +6,9 @@ third file; one that reads a file here and there has nothing fetched for it. How
 with what turned out right, up to ``ReadOptions.siblings``, and halves with what was passed by; a jump ends
 it. Only what is in stores with a cache comes ahead, into the cache (:mod:`s3blobfs.tier.ahead`): elsewhere it
 would have to be held in memory for nobody.
+
+What is in the cache already may not be in memory. Where reads of it had to wait for the disk, that is asked
+in the same way for the files that come next: a disk, too, takes many requests at a time.
 """
 
 from __future__ import annotations
@@ -56,6 +59,10 @@ class _Walk:
         """In this window."""
         self.pending: dict[int, BlobContent] = {}
         """Fetched ahead, or about to be, and not read yet."""
+        self.waits_for_disk = False
+        """What is cached is not in memory."""
+        self.from_disk: set[int] = set()
+        """Places of cached files that the disk was asked for, and that were not read yet."""
 
     @property
     def end(self) -> int:
@@ -76,6 +83,7 @@ class Siblings:
         self._walks: OrderedDict[int, _Walk] = OrderedDict()
         self._walk_of: dict[int, _Walk] = {}  # by inode
         self._first_reads: OrderedDict[int, int] = OrderedDict()  # cookies by directory
+        self._disk_waits = tier.cache.disk_waits
 
     def known(self, inode_id: int, blob_id: int) -> BlobContent | None:
         """The blob, if a walk has read its row from the index."""
@@ -87,13 +95,17 @@ class Siblings:
         """A file is about to be read."""
         if self._options.siblings == 0 or not self._stores[blob.store_id].config.cached:
             return
+        disk_waits = self._tier.cache.disk_waits
+        waited, self._disk_waits = disk_waits > self._disk_waits, disk_waits
         walk = self._walk_of.get(inode_id)
         if walk is None:
-            if self._tier.fetcher.has(blob):
+            if not waited and self._tier.fetcher.has(blob):
                 return
             walk = await self._begin(inode_id)
             if walk is None:
                 return
+        # Perhaps somebody else's read waited: then the disk is asked for what is in memory, which is cheap.
+        walk.waits_for_disk |= waited
         self._step(walk, walk.places[inode_id])
         if walk.in_order >= IN_ORDER:
             await self._go_on(walk)
@@ -101,7 +113,7 @@ class Siblings:
     # -- walks -----------------------------------------------------------------------------------------
 
     async def _begin(self, inode_id: int) -> _Walk | None:
-        """The walk that this file, which is not cached and in no walk, makes with the one before."""
+        """The walk that this file, which is in none, makes with the one before."""
         place = await self._db.read(lambda tx: dentries.place_of(tx, inode_id))
         if place is None:
             return None
@@ -137,11 +149,13 @@ class Siblings:
     def _give_up(self, walk: _Walk) -> None:
         self._tier.fetcher.ahead.give_up(walk.pending.values())
         walk.pending.clear()
+        walk.from_disk.clear()
 
     def _step(self, walk: _Walk, place: int) -> None:
         self._walks.move_to_end(walk.parent)
         blob = walk.pending.pop(place, None)
-        if blob is not None and self._tier.fetcher.ahead.use(blob):
+        if place in walk.from_disk or (blob is not None and self._tier.fetcher.ahead.use(blob)):
+            walk.from_disk.discard(place)
             walk.used += 1
             if walk.used >= walk.window:
                 walk.used, walk.window = 0, min(2 * walk.window, self._options.siblings)
@@ -166,6 +180,7 @@ class Siblings:
             blob = walk.pending.pop(walk.base, None)
             if blob is not None and self._tier.fetcher.ahead.give_up([blob]):
                 walk.used, walk.window = 0, max(1, walk.window // 2)
+            walk.from_disk.discard(walk.base)
             walk.base += 1
 
     # -- fetching --------------------------------------------------------------------------------------
@@ -185,12 +200,20 @@ class Siblings:
                 return
             walk.next = max(walk.next, walk.base)
         by_store: dict[int, list[int]] = {}
+        cached: dict[int, BlobContent] = {}
         stop = min(walk.end, walk.front + 1 + walk.window)
         for place in range(walk.next, stop):
             blob = walk.at(place)
-            if blob is not None and self._comes(blob):
+            if blob is None or not self._may_come(blob):
+                continue
+            if not self._tier.fetcher.has(blob):
                 by_store.setdefault(blob.store_id, []).append(place)
+            elif walk.waits_for_disk and place not in walk.from_disk:
+                cached[place] = blob
         walk.next = max(walk.next, stop)
+        if cached:
+            self._tier.fetcher.read_ahead(cached.values())
+            walk.from_disk.update(cached)
         for store_id, places in by_store.items():
             wanted = [blob for place in places if (blob := walk.at(place)) is not None]
             taken = self._tier.fetcher.ahead.fetch(wanted, self._stores[store_id])
@@ -198,12 +221,8 @@ class Siblings:
             if taken < len(places):
                 walk.next = min(walk.next, places[taken])  # no room: another time
 
-    def _comes(self, blob: BlobContent) -> bool:
-        return (
-            blob.size_bytes <= self._options.sibling_bytes
-            and self._stores[blob.store_id].config.cached
-            and not self._tier.fetcher.has(blob)
-        )
+    def _may_come(self, blob: BlobContent) -> bool:
+        return blob.size_bytes <= self._options.sibling_bytes and self._stores[blob.store_id].config.cached
 
     async def _load(self, walk: _Walk, count: int) -> None:
         after = walk.last_cookie

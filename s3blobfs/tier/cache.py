@@ -17,7 +17,8 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import trio
 
@@ -32,7 +33,7 @@ from s3blobfs.tier.scan import scan, time_grain_ns
 from s3blobfs.tier.session import Session
 from s3blobfs.tier.space import Space, Use
 from s3blobfs.tier.staging import StagedFile
-from s3blobfs.trace import Arrow, Local, Party, Tracer
+from s3blobfs.trace import Arrow, Count, Local, Party, Tracer
 from s3blobfs.types import ContentDigests
 
 __all__ = ["Cache", "CacheEntry", "Fill"]
@@ -66,6 +67,8 @@ class Cache:
         self._entries = EntryTable()
         self._files = EntryFiles(layout, self._session)
         self._added = itertools.count()
+        self.disk_waits = 0
+        """How often a read had to wait for the disk: what it wanted was not in memory."""
         self._heed_removal: Callable[[tuple[int, str]], object] = lambda key: None
         space.evict_with(self)
 
@@ -135,6 +138,13 @@ class Cache:
                 raise mapped from error
             self._discard(record, error)
         return None
+
+    async def read_ahead(self, keys: Iterable[tuple[int, str]]) -> None:
+        """Have the operating system bring entries (by store id and cache name) into memory."""
+        found = [self._entries.find((store_id, entry_name(name))) for store_id, name in keys]
+        records = [record for record in found if record is not None]
+        self._tracer.count(Count.AHEAD_FROM_DISK, len(records))
+        await in_disk_thread(partial(self._files.ask_for, records))
 
     def discard(self, entry: CacheEntry, error: TierError) -> None:
         """Forget an entry that turned out to be unreadable or altered, unless that is done."""
@@ -375,7 +385,10 @@ class Cache:
 
     def _pin(self, record: Record) -> CacheEntry:
         record.pins += 1
-        return CacheEntry(record, self._layout, self._unpin)
+        return CacheEntry(record, self._layout, self._unpin, self._note_wait)
+
+    def _note_wait(self) -> None:
+        self.disk_waits += 1
 
     def _unpin(self, record: Record) -> None:
         record.pins -= 1

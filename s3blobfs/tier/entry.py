@@ -103,10 +103,18 @@ def is_unaltered(status: os.stat_result, size_bytes: int, stamp_grain_ns: int) -
 class CacheEntry:
     """A pinned entry: its bytes can be read until :meth:`unpin`, whatever becomes of its name."""
 
-    __slots__ = ("_directory", "_file", "_layout", "_record", "_unpin", "size_bytes")
+    __slots__ = ("_directory", "_file", "_layout", "_on_wait", "_record", "_unpin", "size_bytes")
 
-    def __init__(self, record: Record, layout: TierLayout, unpin: Callable[[Record], None]) -> None:
+    def __init__(
+        self,
+        record: Record,
+        layout: TierLayout,
+        unpin: Callable[[Record], None],
+        on_wait: Callable[[], object],
+    ) -> None:
+        """``on_wait`` is told of reads that have to wait for the disk."""
         self._record = record
+        self._on_wait = on_wait
         self._layout = layout
         self._directory = layout.store(record.key[0])
         self._unpin = unpin
@@ -141,7 +149,7 @@ class CacheEntry:
         the file has been altered."""
         file = self._opened().acquire()
         try:
-            data = await read_at(file.fd, offset, min(size, self.size_bytes - offset))
+            data = await read_at(file.fd, offset, min(size, self.size_bytes - offset), self._on_wait)
             self._check(file.fd)
             return data
         except OSError as error:

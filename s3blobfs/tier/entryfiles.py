@@ -12,7 +12,7 @@ from functools import partial
 
 from s3blobfs.tier.entry import ChangeTime, Record, is_unaltered, stamp_mtime_ns
 from s3blobfs.tier.layout import Directory, TierLayout
-from s3blobfs.tier.localio import SharedFd
+from s3blobfs.tier.localio import SharedFd, ask_for
 from s3blobfs.tier.session import Session
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,16 @@ class EntryFiles:
                 file.release()
             raise
         return file
+
+    def ask_for(self, records: Sequence[Record]) -> None:
+        """Have the operating system read files before somebody does. What cannot be is for that one to find
+        out. Fit for another thread; raises nothing."""
+        for record in records:
+            try:
+                with SharedFd(self.directory(record).open(record.key[1])) as file:
+                    ask_for(file.fd, record.size_bytes)
+            except OSError as error:
+                log.debug("%s is not read ahead: %s", self.path(record), error)
 
     def touch(self, record: Record, file: SharedFd, now_ns: int) -> None:
         """Keep the time of the last use, for later mounts. A disk that takes no times can be read all the

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 import trio
@@ -77,6 +77,11 @@ class Fetcher:
         """Whether the content is in the cache, or on its way for a reader."""
         key = (blob.store_id, blob.location.cache_name)
         return key in self._fills or self._cache.contains(*key)
+
+    def read_ahead(self, blobs: Iterable[BlobContent]) -> None:
+        """Have cached contents brought from the disk into memory, behind the caller's back."""
+        keys = [(blob.store_id, blob.location.cache_name) for blob in blobs]
+        self._spawn(partial(self._cache.read_ahead, keys))
 
     @property
     def memory_bytes(self) -> int:

@@ -189,25 +189,38 @@ def check_written_back(fd: int) -> None:
             raise OSError(code, os.strerror(code))
 
 
-async def read_at(fd: int, offset: int, size: int) -> bytes | bytearray:
+async def read_at(
+    fd: int, offset: int, size: int, on_wait: Callable[[], object] | None = None
+) -> bytes | bytearray:
     """Up to ``size`` bytes from ``offset``, short only at the end of the file. Raises ``OSError``.
+    ``on_wait`` is called when they are not all in memory.
 
     Ask for no more than the file has: bytes beyond its end cost a thread to find that there are none."""
     if size <= 0:
         return b""
     buffer = bytearray(size)
+    is_told = True
     try:
         done = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
     except OSError as error:
         if error.errno not in _NOWAIT_REFUSED:
             raise
+        is_told = error.errno == errno.EAGAIN
         done = 0
     if done < size:
+        if is_told and on_wait is not None:
+            on_wait()
         rest = memoryview(buffer)[done:]
         done += await in_disk_thread(lambda: read_fully(fd, rest, offset + done))
         rest.release()
         del buffer[done:]
     return buffer
+
+
+def ask_for(fd: int, size: int) -> None:
+    """Have the operating system bring the first bytes of a file into memory, without waiting for the disk.
+    ``OSError``."""
+    os.posix_fadvise(fd, 0, size, os.POSIX_FADV_WILLNEED)
 
 
 async def write_at(fd: int, data: Buffer, offset: int) -> None:
