@@ -15,6 +15,7 @@ from unittest.mock import create_autospec
 
 import pytest
 
+from benchlib.aside import put_aside
 from benchlib.content import WrongBytes
 from benchlib.measure import NotStored, Sample, Watch
 from benchlib.peers.catalog import STORED as ENTRIES
@@ -28,6 +29,7 @@ from benchlib.results import Ratio, Results
 from benchlib.rows import ROWS
 from benchlib.targets import InThisProcess
 from benchlib.volume import CommandFailed
+from s3blobfs.config import MIB
 from s3blobfs.errors import UsageError
 from s3blobfs.volume.mountpoint import mount_entries
 
@@ -131,6 +133,23 @@ class TestStored:
             pass
 
 
+class TestAside:
+    def test_the_name_is_free_and_only_small_files_keep_their_bytes(self, tmp_path: Path) -> None:
+        for _ in range(2):
+            tree = tmp_path / "tree"
+            (tree / "below").mkdir(parents=True)
+            (tree / "below" / "small").write_bytes(b"small")
+            (tree / "large").write_bytes(bytes(2 * MIB))
+            (tree / "link").symlink_to(tmp_path)
+            put_aside(tree)
+        aside = sorted(tmp_path.iterdir())
+        assert len(aside) == 2
+        assert tree not in aside
+        for each in aside:
+            assert (each / "below" / "small").read_bytes() == b"small"
+            assert (each / "large").stat().st_size == 0
+
+
 class TestTurn:
     def test_a_row_that_fails_does_not_end_the_turn(self, tmp_path: Path) -> None:
         def work(place: Place, watch: Watch) -> int:
@@ -145,7 +164,7 @@ class TestTurn:
         )
         assert list(samples) == ["directories"]
         assert failures == [Failure(turn, ROW, "not what was written")]
-        assert list(tmp_path.iterdir()) == []
+        assert not (tmp_path / "disk").exists()
 
     def test_what_hangs_is_ended(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("benchlib.peers.turn.ROW_TIMEOUT_S", 0.01)
