@@ -20,7 +20,10 @@ class WrongBytes(Exception):
 
 def large_content(seed: str, size_bytes: int) -> bytes:
     """Random bytes: they cannot be compressed, and no two seeds share a digest."""
-    return random.Random(seed).randbytes(size_bytes)
+    source = random.Random(seed)
+    # At a time it makes no more than 2^31 bits.
+    sizes = [min(PIECE_BYTES, size_bytes - at) for at in range(0, size_bytes, PIECE_BYTES)]
+    return b"".join(map(source.randbytes, sizes))
 
 
 def small_contents(seed: str, count: int) -> list[bytes]:

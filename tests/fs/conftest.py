@@ -6,9 +6,19 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import trio.testing
 
 from s3blobfs.types import Keying
+from tests.support.clock import stand_still_for_threads
 from tests.support.rig import Rig, Setup, open_rig
+
+
+@pytest.fixture
+def autojump_clock(monkeypatch: pytest.MonkeyPatch) -> trio.testing.MockClock:
+    """Jumps when nothing is left to do, threads included."""
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    stand_still_for_threads(clock, monkeypatch)
+    return clock
 
 
 @pytest.fixture

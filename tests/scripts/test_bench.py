@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchlib.content import PIECE_BYTES, large_content
 from benchlib.volume import MODES, CommandFailed, Volume
 
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
@@ -112,3 +113,8 @@ def test_an_unknown_row_is_refused() -> None:
     done = subprocess.run([sys.executable, BENCH, "--rows=nothing"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "unknown: 'nothing'" in done.stderr
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, PIECE_BYTES, PIECE_BYTES + 1, 2**28 + 1])
+def test_a_content_may_have_any_size(size_bytes: int) -> None:
+    assert len(large_content("seed", size_bytes)) == size_bytes
