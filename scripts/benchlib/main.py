@@ -113,6 +113,8 @@ def main(
     """
     if context.invoked_subcommand is not None:
         return
+    if profile is not None and settings:
+        raise click.UsageError("--profile is not for --kernel, which measures several mounts of one mode")
     scale = QUICK if quick else Scale()
     if size is not None:
         scale = replace(scale, large_bytes=size)

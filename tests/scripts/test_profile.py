@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from benchlib.main import main
 from benchlib.profile import Shares
 
 LOOP = "main (s3blobfs/cli/main.py:100);unrolled_run (trio/_core/_run.py:2866)"
@@ -23,3 +28,10 @@ def test_samples_are_summed_up_by_layer_and_by_task() -> None:
 
 def test_what_is_seldom_is_left_out() -> None:
     assert "trio" not in Shares.of(STACKS.replace(" 40", " 4000")).markdown()
+
+
+def test_settings_of_the_kernel_are_not_profiled(tmp_path: Path) -> None:
+    options = ["--kernel", "as-shipped", "--profile", str(tmp_path / "profile")]
+    result = CliRunner().invoke(main, options)
+    assert result.exit_code == 2
+    assert "--profile is not for --kernel" in result.output
