@@ -107,6 +107,7 @@ async def run_mount(
     failpoints.arm_from(os.environ)
     process.keep_memory_private()
     process.raise_descriptor_limit()
+    process.share_heaps()
     process.look_for_garbage_seldom()
     await _Mount(descriptor, options, on_ready).run()
 

@@ -30,6 +30,11 @@ HEAP_BYTES = 8 * 1024**2
 """What :func:`touch_heap` takes: half of what SQLite may keep of the index (``index/connect.py``)."""
 _PIECE_BYTES = 64 * 1024
 
+HEAPS = 2
+"""Of glibc, for all threads."""
+_M_ARENA_MAX = -8
+"""mallopt(3)."""
+
 _PR_SET_DUMPABLE = 4
 """prctl(2)."""
 
@@ -79,6 +84,20 @@ def look_for_garbage_seldom() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GARBAGE_THRESHOLDS)
+
+
+def share_heaps() -> None:
+    """Let the threads to come have few heaps between them. Call before there are any.
+
+    glibc gives nearly each thread one of its own, and each keeps the memory of the windows that went through
+    its thread: the longer a large file was read, the more. Other C libraries have no such limit to set."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        logger.debug("this C library has no mallopt()")
+        return
+    if mallopt(_M_ARENA_MAX, HEAPS) != 1:
+        logger.info("the number of heaps is not limited")
 
 
 def touch_heap() -> None:
