@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -101,11 +100,7 @@ def growth(
     json_path: Path | None,
     markdown_path: Path | None,
 ) -> None:
-    scale = QUICK if quick else _SCALE
-    if size is not None:
-        scale = replace(scale, large_bytes=size)
-    if files is not None:
-        scale = replace(scale, small_files=files)
+    scale = (QUICK if quick else _SCALE).with_sizes(size, files)
     factors = factors or _factors(_QUICK_FACTORS if quick else _FACTORS)
     rounds = rounds or (_QUICK_ROUNDS if quick else _ROUNDS)
     say = Console(stderr=True, highlight=False, markup=False)

@@ -6,7 +6,6 @@ import json
 import signal
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -115,11 +114,7 @@ def main(
         return
     if profile is not None and settings:
         raise click.UsageError("--profile is not for --kernel, which measures several mounts of one mode")
-    scale = QUICK if quick else Scale()
-    if size is not None:
-        scale = replace(scale, large_bytes=size)
-    if files is not None:
-        scale = replace(scale, small_files=files)
+    scale = (QUICK if quick else Scale()).with_sizes(size, files)
     rounds = rounds or (_QUICK_ROUNDS if quick else _ROUNDS)
     say = Console(stderr=True, highlight=False, markup=False)
     profiler = Profiler(profile) if profile is not None else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -36,6 +36,14 @@ class Scale:
     tree_files: int = 200
     tree_renames_s: float = 3.0
     """No more renames of the tree after this time: where each object is copied, one takes seconds."""
+
+    def with_sizes(self, large_bytes: int | None, small_files: int | None) -> Scale:
+        """The same, but for the sizes that are given."""
+        return replace(
+            self,
+            large_bytes=self.large_bytes if large_bytes is None else large_bytes,
+            small_files=self.small_files if small_files is None else small_files,
+        )
 
 
 QUICK = Scale(large_bytes=6 * MIB, small_files=24, pieces=24, appends=2, directories=8, tree_files=12)

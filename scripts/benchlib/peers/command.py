@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -96,11 +95,7 @@ def peers(
     markdown_path: Path | None,
     resume: bool,
 ) -> None:
-    scale = QUICK if quick else _SCALE
-    if size is not None:
-        scale = replace(scale, large_bytes=size)
-    if files is not None:
-        scale = replace(scale, small_files=files)
+    scale = (QUICK if quick else _SCALE).with_sizes(size, files)
     if resume and json_path is None:
         raise click.UsageError("--resume goes on with the file of --json, which is not given")
     if resume and json_path is not None and json_path.exists():
