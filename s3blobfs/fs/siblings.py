@@ -154,7 +154,7 @@ class Siblings:
     def _step(self, walk: _Walk, place: int) -> None:
         self._walks.move_to_end(walk.parent)
         blob = walk.pending.pop(place, None)
-        if place in walk.from_disk or (blob is not None and self._tier.fetcher.ahead.use(blob)):
+        if (blob is not None and self._tier.fetcher.ahead.use(blob)) or place in walk.from_disk:
             walk.from_disk.discard(place)
             walk.used += 1
             if walk.used >= walk.window:
