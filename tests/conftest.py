@@ -20,10 +20,23 @@ MakeBucket = Callable[..., str]
 AllowLogs = Callable[[str], None]
 
 
+LONGEST_FIRST = ("applications", "crash", "wire", "demo", "scripts", "replica", "local")
+"""Directories whose files take minutes. A file's tests stay with one worker, so one that is begun last leaves the
+other workers with nothing to do."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "expected_log(regex): the test may log records at WARNING or above that match"
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        directory = item.path.parent.name
+        return LONGEST_FIRST.index(directory) if directory in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    items.sort(key=place)
 
 
 # --- servers ------------------------------------------------------------------------------------------
