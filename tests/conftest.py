@@ -21,8 +21,8 @@ AllowLogs = Callable[[str], None]
 
 
 LONGEST_FIRST = ("applications", "crash", "wire", "demo", "scripts", "replica", "local")
-"""Directories whose files take minutes. A file's tests stay with one worker, so one that is begun last leaves the
-other workers with nothing to do."""
+"""Directories whose files take minutes. A file's tests stay with one worker, so one that is begun last leaves
+the other workers with nothing to do."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
