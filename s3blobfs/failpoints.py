@@ -30,6 +30,12 @@ class Failpoint(enum.Enum):
 
     STAGED = "staged"
     """Bytes of a write are in the staged file; nothing else knows of them."""
+    SHARED = "shared"
+    """A staged file that a journal row names has a second name, for what it will be."""
+    EXTENDED = "extended"
+    """Bytes are appended to a staged file behind what a journal row names of it."""
+    PARTED = "parted"
+    """A content that is to be changed before its end has a file of its own in place of a shared one."""
     SEALED = "sealed"
     """The staged file is final, with its digests and its last name; there is no journal row."""
     JOURNALLED = "journalled"

@@ -9,12 +9,25 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from pathlib import Path
 
 Buffer = bytes | bytearray | memoryview
 """Bytes on their way: whoever passes them on does not copy them."""
 
 CHECKSUM_BLOCK_BYTES = 256 * 1024
 """A blob's bytes are checked piecewise, one CRC-32 per block of this many bytes (the last may be shorter)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileStart:
+    """The first bytes of a local file, which do not change. More may be written behind them meanwhile."""
+
+    path: Path
+    size_bytes: int
+
+
+PutBody = bytes | Path | FileStart
+"""What is stored: bytes, a file as it is, or how one begins."""
 
 
 class Keying(enum.Enum):

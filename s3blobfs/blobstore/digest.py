@@ -20,7 +20,6 @@ import collections
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 
 import trio
 
@@ -32,7 +31,7 @@ from s3blobfs.blobstore.protocol import BlobStore, Kept
 from s3blobfs.errors import ObjectAlreadyExists, ObjectNotFound, PermanentS3Error, TransientS3Error
 from s3blobfs.s3.protocol import ObjectClient, ObjectInfo, PutReceipt
 from s3blobfs.trace import Arrow, Party, Tracer
-from s3blobfs.types import BlobContent, ContentDigests, ObjectHint, StoreConfig, StoredContent
+from s3blobfs.types import BlobContent, ContentDigests, ObjectHint, PutBody, StoreConfig, StoredContent
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class DigestBlobStore(ObjectBlobStore):
 
     async def put(
         self,
-        body: Path | bytes,
+        body: PutBody,
         digests: ContentDigests,
         *,
         object_id: str | None,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from s3blobfs.errors import ObjectStoreError, S3BlobFSError
@@ -23,6 +22,7 @@ from s3blobfs.types import (
     Buffer,
     ContentDigests,
     ObjectHint,
+    PutBody,
     StoreConfig,
     StoredContent,
 )
@@ -68,7 +68,7 @@ class BlobStore(Protocol):
 
     async def put(
         self,
-        body: Path | bytes,
+        body: PutBody,
         digests: ContentDigests,
         *,
         object_id: str | None,
@@ -77,7 +77,8 @@ class BlobStore(Protocol):
         replace: bool = False,
         kept: Kept | None = None,
     ) -> StoredContent:
-        """Store the sealed file at ``body``, which must not change meanwhile; or the bytes that it is.
+        """Store the sealed file at ``body``, or its beginning, which must not change meanwhile; or the bytes
+        that it is.
 
         ``object_id`` is the file's key for life (``versioned`` stores; ignored elsewhere). ``write_id``
         names this attempt to store this content, so that :meth:`find_write` can tell afterwards whether a

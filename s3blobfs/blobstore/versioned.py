@@ -9,7 +9,6 @@ write id in its stamp, and only when there is none the request is made again.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 from s3blobfs.blobstore import metadata
 from s3blobfs.blobstore.base import ObjectBlobStore
@@ -18,7 +17,7 @@ from s3blobfs.blobstore.protocol import BlobStore, Kept
 from s3blobfs.errors import ObjectNotFound, OutcomeUnknown, PermanentS3Error
 from s3blobfs.s3.protocol import PutReceipt
 from s3blobfs.trace import Arrow, Party
-from s3blobfs.types import BlobContent, ContentDigests, ObjectHint, StoredContent
+from s3blobfs.types import BlobContent, ContentDigests, ObjectHint, PutBody, StoredContent
 
 FIND_WRITE_DEPTH = 16
 """Versions of a key that are asked for their stamp. Uploads of a file never overtake one another, so a
@@ -32,7 +31,7 @@ class VersionedBlobStore(ObjectBlobStore):
 
     async def put(
         self,
-        body: Path | bytes,
+        body: PutBody,
         digests: ContentDigests,
         *,
         object_id: str | None,

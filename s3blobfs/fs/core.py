@@ -191,6 +191,8 @@ class Core:
                 if not isinstance(error.__cause__, FileNotFoundError):  # else the uploader has removed it
                     log.warning("a staged file that is not needed any more stays: %s", error)
                 continue
+            if keep is not None and keep.origin is not None and row.digests is not None:
+                keep.origin = keep.origin.without(row.digests)
             if staged is not keep and not staged.lent:
                 doomed.append(staged)
         if not doomed:

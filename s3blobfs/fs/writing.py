@@ -73,7 +73,7 @@ class Writing:
                 offset = min(offset, inode.size_bytes)
             if offset + len(data) > OBJECT_MAX_BYTES:
                 raise FilesystemError(errno.EFBIG)
-            staged = await self.writable(inode)
+            staged = await self.writable(inode, changes_from=offset)
             written = await staged.write(offset, data)
             reached(Failpoint.STAGED)
             inode.touch(self._core.now_ns())
@@ -90,7 +90,7 @@ class Writing:
                 return  # its last name went after the path was looked up, and nobody sees the bytes
             content = _content(inode)
             if size_bytes != inode.size_bytes:
-                staged = await self.writable(inode, keep_bytes=size_bytes)
+                staged = await self.writable(inode, keep_bytes=size_bytes, changes_from=size_bytes)
                 await staged.truncate(size_bytes)
             inode.touch(self._core.now_ns())
             if content.state is not State.DIRTY:
@@ -111,10 +111,13 @@ class Writing:
             inode.apply(row)
         inode.settle_times(mtime_ns, ctime_ns, atime_ns)
 
-    async def writable(self, inode: InCoreInode, keep_bytes: int | None = None) -> StagedFile:
+    async def writable(
+        self, inode: InCoreInode, keep_bytes: int | None = None, changes_from: int = 0
+    ) -> StagedFile:
         """The inode's staged file, made from what the content is now. Caller holds the inode's lock.
 
-        ``keep_bytes``: only so many bytes of the present content are wanted."""
+        ``keep_bytes``: only so many bytes of the present content are wanted. ``changes_from``: the first byte
+        that is going to be changed next."""
         self._core.refuse_if_read_only()
         content = _content(inode)
         live = await self._lending.make_live(inode)
@@ -128,7 +131,7 @@ class Writing:
         local = Local.of(self._core.store_of(inode).cached)
         if content.state is State.SEALED and wanted > 0:
             assert content.staged is not None
-            staged = await content.staged.unseal_copy()
+            staged = await _unsealed(content.staged, changes_from)
         elif wanted == 0:
             staged = await self._core.tier.staging.create(local)
         else:
@@ -376,6 +379,12 @@ class Writing:
         inode.apply(row)
         if inode.content is not None and inode.content.stored(upload_id, blob):
             self._core.inodes.release(inode)
+
+
+async def _unsealed(sealed: StagedFile, changes_from: int) -> StagedFile:
+    """What a sealed file becomes when it is changed; the same local file if that is behind its end."""
+    longer = sealed.extend() if changes_from >= sealed.size_bytes else None
+    return await sealed.unseal_copy() if longer is None else longer
 
 
 def _refuse_what_no_object_holds(inode: InCoreInode) -> None:

@@ -3,7 +3,8 @@
 A file is opened once and read by offset, so it may be renamed meanwhile. Before and after every read its
 identity is compared: had it changed, the object would be of a content that never was. What it is to hold is
 known by checksums, if they are given: it may have been altered before it was opened, or the disk may answer
-with other bytes than were written, which no time tells.
+with other bytes than were written, which no time tells. A file of which just the beginning is stored may get
+longer meanwhile: once it did, each byte that is read is compared with its checksums.
 """
 
 from __future__ import annotations
@@ -13,14 +14,13 @@ import io
 import os
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 from s3blobfs.config import KIB
 from s3blobfs.errors import DamagedContent, PermanentS3Error
 from s3blobfs.s3.crc import combined
-from s3blobfs.types import CHECKSUM_BLOCK_BYTES
+from s3blobfs.types import CHECKSUM_BLOCK_BYTES, FileStart, PutBody
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -34,9 +34,10 @@ class Body:
     Raises ``OSError`` where the file does; it is the local tier's error, not S3's.
     """
 
-    def __init__(self, source: bytes | Path, checksums: bytes = b"") -> None:
+    def __init__(self, source: PutBody, checksums: bytes = b"") -> None:
         """``checksums`` of the whole body, as :class:`~s3blobfs.types.ContentDigests` has them; empty where
-        they are not known."""
+        they are not known: then no file may get longer. Raises, besides ``OSError``,
+        :class:`~s3blobfs.errors.DamagedContent` for a file that does not have as many bytes as it is to."""
         self._checksums = checksums
         self._data: bytes | None = None
         self._descriptor = -1
@@ -45,10 +46,15 @@ class Body:
             self._data = source
             self.size_bytes = len(source)
         else:
-            self._descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-            self._name = source.name
+            path = source.path if isinstance(source, FileStart) else source
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._name = path.name
             self._identity = self._stat()
-            self.size_bytes = self._identity[0]
+            self.size_bytes = source.size_bytes if isinstance(source, FileStart) else self._identity[0]
+            self._may_grow = isinstance(source, FileStart) and bool(checksums)
+            if self._identity[0] < self.size_bytes:
+                os.close(self._descriptor)
+                raise self._damaged()
 
     def __enter__(self) -> Self:
         return self
@@ -69,12 +75,23 @@ class Body:
         if self._data is not None:
             return self._data[offset : offset + length]
         self.check_unchanged()
+        data = self._pread(offset, length)
+        self.check_unchanged()
+        if not self._may_grow or self._stat() == self._identity:
+            return data
+        # It got longer, and the times do not tell any more whether nothing else became of it.
+        start = offset - offset % CHECKSUM_BLOCK_BYTES
+        end = offset + length
+        data = self._pread(start, min(end + -end % CHECKSUM_BLOCK_BYTES, self.size_bytes) - start)
+        self.compare(data, start)
+        return data[offset - start : end - start]
+
+    def _pread(self, offset: int, length: int) -> bytes:
         blocks = []
         while length > 0 and (block := os.pread(self._descriptor, length, offset)):
             blocks.append(block)
             offset += len(block)
             length -= len(block)
-        self.check_unchanged()
         return b"".join(blocks)
 
     def read_checked(self) -> bytes:
@@ -109,7 +126,10 @@ class Body:
         first = start // CHECKSUM_BLOCK_BYTES * 4
         whole = 4 * -(-self.size_bytes // CHECKSUM_BLOCK_BYTES)
         if len(self._checksums) != whole or self._checksums[first : first + len(found)] != found:
-            raise DamagedContent(f"{self._name} does not hold the bytes that are to be stored")
+            raise self._damaged()
+
+    def _damaged(self) -> DamagedContent:
+        return DamagedContent(f"{self._name} does not hold the bytes that are to be stored")
 
     def checksum_of(self, offset: int, length: int) -> int | None:
         """The CRC-32 of a range, if it is known: of whole blocks, the last one of the body may be shorter."""
@@ -144,7 +164,10 @@ class Body:
         return io.BufferedReader(_Range(self, offset, length), _READ_BLOCK_BYTES)
 
     def check_unchanged(self) -> None:
-        if self._data is None and self._stat() != self._identity:
+        if self._data is not None:
+            return
+        found = self._stat()
+        if found[0] < self.size_bytes if self._may_grow else found != self._identity:
             raise PermanentS3Error(f"{self._name} changed while it was being stored")
 
     def _stat(self) -> tuple[int, int, int]:

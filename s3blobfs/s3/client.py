@@ -11,7 +11,6 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
@@ -47,6 +46,7 @@ from s3blobfs.s3.protocol import (
 from s3blobfs.s3.requests import RequestRunner
 from s3blobfs.s3.retry import Randomness
 from s3blobfs.trace import Count, Tracer
+from s3blobfs.types import PutBody
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class S3ObjectClient:
     async def put(
         self,
         key: str,
-        body: bytes | Path,
+        body: PutBody,
         *,
         metadata: Mapping[str, str] | None = None,
         if_none_match: bool = False,

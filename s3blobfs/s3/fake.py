@@ -15,7 +15,6 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import trio
 import trio.lowlevel
@@ -55,6 +54,7 @@ from s3blobfs.s3.protocol import (
     WholeObject,
 )
 from s3blobfs.trace import Count, Tracer
+from s3blobfs.types import PutBody
 
 __all__ = ["FakeBucket", "FakeObjectClient", "FakeS3", "FakeVersion"]
 
@@ -159,7 +159,7 @@ class FakeObjectClient:
     async def put(
         self,
         key: str,
-        body: bytes | Path,
+        body: PutBody,
         *,
         metadata: Mapping[str, str] | None = None,
         if_none_match: bool = False,

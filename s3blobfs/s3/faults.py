@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Literal, TypeVar
 
 import trio
@@ -38,6 +37,7 @@ from s3blobfs.s3.protocol import (
     UploadInfo,
     WholeObject,
 )
+from s3blobfs.types import PutBody
 
 Operation = Literal[
     "put",
@@ -211,7 +211,7 @@ class FaultyObjectClient:
     async def put(
         self,
         key: str,
-        body: bytes | Path,
+        body: PutBody,
         *,
         metadata: Mapping[str, str] | None = None,
         if_none_match: bool = False,

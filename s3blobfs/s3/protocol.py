@@ -15,11 +15,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from s3blobfs.errors import S3BlobFSError
-from s3blobfs.types import Buffer
+from s3blobfs.types import Buffer, PutBody
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +137,7 @@ class ObjectClient(Protocol):
     async def put(
         self,
         key: str,
-        body: bytes | Path,
+        body: PutBody,
         *,
         metadata: Mapping[str, str] | None = None,
         if_none_match: bool = False,
@@ -147,7 +146,8 @@ class ObjectClient(Protocol):
         reuse: Reuse | None = None,
     ) -> PutReceipt:
         """PUT a whole object: in one request, or as a multipart upload with parallel parts when it is
-        large. A ``Path`` must not change until this returns; it is read, never loaded whole. Bodies are
+        large. A file, or what is to be stored of it, must not change until this returns; it is read, never
+        loaded whole. Bodies are
         checked in transit, and before that by their ``checksums``, if they are given
         (:attr:`~s3blobfs.types.ContentDigests.checksums`): :class:`~s3blobfs.errors.DamagedContent`. With
         ``if_none_match`` an existing key raises

@@ -12,7 +12,6 @@ Used from the trio thread alone. What can block, or calls what can, is async.
 
 from __future__ import annotations
 
-import errno
 import itertools
 import logging
 import secrets
@@ -27,7 +26,7 @@ from s3blobfs.tier.digest import file_digests
 from s3blobfs.tier.entries import EntryTable
 from s3blobfs.tier.entry import CacheEntry, Fill, Record
 from s3blobfs.tier.entryfiles import EntryFiles
-from s3blobfs.tier.layout import TEMPORARY_PREFIX, Directory, TierLayout, entry_name
+from s3blobfs.tier.layout import NO_LINK, TEMPORARY_PREFIX, Directory, TierLayout, entry_name
 from s3blobfs.tier.localio import SharedFd, in_disk_thread, write_fully
 from s3blobfs.tier.scan import scan, time_grain_ns
 from s3blobfs.tier.session import Session
@@ -42,8 +41,6 @@ log = logging.getLogger(__name__)
 
 _EVICT_BATCH = 64
 """Entries evicted (some 20 µs each) before other tasks get their turn."""
-_NO_LINK = frozenset({errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV})
-"""The disk has no (more) hard links to give: a copy is then simply not cached."""
 
 
 class Cache:
@@ -172,17 +169,18 @@ class Cache:
     async def promote(self, staged: StagedFile, store_id: int, cache_name: str) -> CacheEntry | None:
         """Make a sealed staged file, whose content is in S3 now, the entry of that name; pinned.
 
-        The staged file is gone afterwards, whatever happens: where the entry exists already it is
-        discarded; where the disk refuses it is as well, with a warning, and the answer is ``None``."""
+        The staged file is gone afterwards, whatever happens: where the entry exists already, or a newer
+        content goes on in the same local file, it is discarded; where the disk refuses it is as well, with a
+        warning, and the answer is ``None``."""
         assert staged.digests is not None, "only sealed files have known digests"
         entry = self.get(store_id, cache_name, staged.size_bytes)
-        if entry is None and not staged.gone:
+        if entry is None and staged.promotable:
             try:
                 with staged.opened() as file:
                     await staged.check()
                     # That may have taken a while: the file may be gone, or the content here by another way.
                     entry = self.get(store_id, cache_name, staged.size_bytes)
-                    if entry is None and not staged.gone:
+                    if entry is None and staged.promotable:
                         return self._install(store_id, cache_name, file, Use.STAGED, staged.move_to)
             except TierError as error:
                 log.warning("%s is in S3 but cannot be kept in the cache: %s", staged.path, error)
@@ -252,7 +250,7 @@ class Cache:
         try:
             record = self._files.link(source, key)
         except OSError as error:
-            if error.errno not in _NO_LINK:
+            if error.errno not in NO_LINK:  # else the copy is simply not cached
                 log.warning("cannot link %s to %s/%s: %s", self._files.path(source), *key, error)
             return False
         self._entries.add_name(source, record)

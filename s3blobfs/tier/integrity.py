@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Iterator
 
 from s3blobfs.errors import TierError, TierUnavailable
 from s3blobfs.tier.digest import file_digests
@@ -58,10 +59,24 @@ class Integrity:
         """From now on nobody changes the file."""
         self._change_ns = status.st_ctime_ns
 
+    def is_untouched(self, status: os.stat_result) -> bool:
+        """Whether nobody has touched a sealed file since."""
+        return status.st_ctime_ns == self._change_ns
+
+    @contextlib.contextmanager
+    def ours(self, status: Callable[[], os.stat_result]) -> Iterator[None]:
+        """What is done inside moves a sealed file's ctime, but alters nothing. ``OSError`` of ``status``."""
+        untouched = self.is_untouched(status())
+        try:
+            yield
+        finally:
+            if untouched:
+                self.sealed(status())
+
     async def require_unaltered(self, fd: int, digests: ContentDigests) -> None:
         """``OSError`` when a sealed file is not what it was sealed with."""
         status = os.fstat(fd)
-        if status.st_ctime_ns == self._change_ns:
+        if self.is_untouched(status):
             return
         if status.st_size != digests.size_bytes or await file_digests(fd, digests.size_bytes) != digests:
             raise OSError("it was altered by another program")

@@ -40,6 +40,8 @@ NAME_SAFE_BYTES = 200
 
 INLINE_FREE_BYTES = 16 * MIB
 """Giving back more blocks than this takes the disk long enough for a thread (above 1 ms)."""
+NO_LINK = frozenset({errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV})
+"""The disk has no (more) hard links to give."""
 TEMPORARY_PREFIX = "."
 """Unfinished or doomed files; what an earlier mount left of them is removed at start."""
 
@@ -99,6 +101,9 @@ class Directory:
             os.close(fd)
             raise
         return fd
+
+    def status(self, name: str) -> os.stat_result:
+        return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
 
     def unlink(self, name: str) -> bool:
         """False when there was no such file."""

@@ -6,7 +6,8 @@ written (:mod:`s3blobfs.tier.digest`). It ends by being promoted into the cache
 
 Its names are in :mod:`s3blobfs.tier.naming`, what it takes of the tier's room in :mod:`s3blobfs.tier.charge`.
 A write that is refused leaves the file as it was; what else may befall it, and what is done about that, is
-in :mod:`s3blobfs.tier.integrity`.
+in :mod:`s3blobfs.tier.integrity`. Contents of one file of which each is the beginning of the next may be one
+local file: :mod:`s3blobfs.tier.sharing`.
 """
 
 from __future__ import annotations
@@ -14,24 +15,22 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s3blobfs.config import OBJECT_MAX_BYTES
 from s3blobfs.errors import DamagedContent, TierError
+from s3blobfs.failpoints import Failpoint, reached
 from s3blobfs.tier import blocks, room
-from s3blobfs.tier.charge import Charge
 from s3blobfs.tier.copying import copy_range
 from s3blobfs.tier.digest import INLINE_DIGEST_BYTES, ContentHasher, DigestFollower, content_digests
-from s3blobfs.tier.held import HeldFile
-from s3blobfs.tier.integrity import Integrity
-from s3blobfs.tier.layout import INLINE_FREE_BYTES, Directory
+from s3blobfs.tier.layout import INLINE_FREE_BYTES, NO_LINK, Directory
 from s3blobfs.tier.localio import SharedFd, in_disk_thread, read_at
 from s3blobfs.tier.naming import sealed_name
 from s3blobfs.tier.origin import Origin
+from s3blobfs.tier.sharing import SharedFile
 from s3blobfs.tier.small import SmallContent
 from s3blobfs.trace import Arrow, Local, Party
-from s3blobfs.types import Buffer, ContentDigests
+from s3blobfs.types import Buffer, ContentDigests, FileStart
 
 if TYPE_CHECKING:
     from s3blobfs.tier.staging import Staging
@@ -43,7 +42,7 @@ def _length_on_disk(size_bytes: int) -> int:
     return min(size_bytes, OBJECT_MAX_BYTES)
 
 
-class StagedFile(HeldFile):
+class StagedFile(SharedFile):
     """One staged file; made by :class:`Staging`. Writes, truncates and the seal are called one at a time
     (the inode's lock sees to that); reads may run at any time.
 
@@ -52,10 +51,8 @@ class StagedFile(HeldFile):
     def __init__(
         self, staging: Staging, name: str, local: Local, file: SharedFd | None, digests: ContentDigests | None
     ) -> None:
-        super().__init__(staging.layout, staging.layout.staging, name, file)
+        super().__init__(staging.layout, staging.space, staging.layout.staging, name, file)
         self._staging = staging
-        self._space = staging.space
-        self._charge = Charge(staging.space)
         self._follower = DigestFollower()
         self._small = SmallContent(staging.memory)
         self._sealing = False
@@ -65,9 +62,7 @@ class StagedFile(HeldFile):
         have done so."""
         self.lent = False
         """The kernel uses it by itself, for those who have the inode open: it stays until they are done."""
-        self._integrity = Integrity()
         self.local = local
-        self.size_bytes = 0
         self.origin: Origin | None = None
         """What it was made from, if that is known."""
         self.digests = digests
@@ -105,6 +100,7 @@ class StagedFile(HeldFile):
         if length == 0:
             return 0
         end = offset + length
+        await self._part_before(offset)
         await self._charge.take_for(offset, end, self.size_bytes)
         if self.gone:
             self._charge.set(0)
@@ -117,6 +113,8 @@ class StagedFile(HeldFile):
             self._follower.wrote(offset, end, file)
             self._small.wrote(offset, data)
             self._charge.recount_if_due(file.fd, self.size_bytes)
+            if self.shared:
+                reached(Failpoint.EXTENDED)
         except OSError as error:
             mapped = self._layout.error(error, f"writing {self._where}")
             self._undo_growth(file.fd)
@@ -133,6 +131,7 @@ class StagedFile(HeldFile):
         self._must_be_open()
         if size_bytes > 0:
             self._integrity.require()
+        await self._part_before(size_bytes, cut=True)
         shrinks_by = self.size_bytes - size_bytes
         self._about_to_change(min(size_bytes, self.size_bytes))
         self._small.drop()
@@ -175,6 +174,7 @@ class StagedFile(HeldFile):
 
         ``EOPNOTSUPP`` where the tier's disk cannot keep it."""
         self._must_be_writable()
+        await self._part_before(offset)
         self._about_to_change(offset, end)
         self._small.drop()
         with self.opened() as file:
@@ -262,7 +262,8 @@ class StagedFile(HeldFile):
             await self._check_unaltered(file.fd)
 
     async def _check_unaltered(self, fd: int) -> None:
-        if self.digests is not None and not self.gone:
+        # Of what is outgrown, times tell nothing. Nobody but its upload reads it, which compares checksums.
+        if self.digests is not None and not self.gone and not self._outgrown:
             await self._integrity.require_unaltered(fd, self.digests)
 
     def allocated_bytes(self) -> int:
@@ -317,10 +318,11 @@ class StagedFile(HeldFile):
         return hasher.digests(), hasher if self.size_bytes > INLINE_DIGEST_BYTES else None
 
     @property
-    def body(self) -> Path | bytes:
-        """What is sealed, for sending it: its bytes if they are in memory, else the file."""
+    def body(self) -> FileStart | bytes:
+        """What is sealed, for sending it: its bytes if they are in memory, else the file, in which a newer
+        content may go on meanwhile."""
         content = self._small.content(self.size_bytes)
-        return self.path if content is None else content
+        return FileStart(self.path, self.size_bytes) if content is None else content
 
     def _give_back_unused(self, fd: int) -> None:
         """Room that was reserved behind the end; what is sealed does not grow. ``OSError``."""
@@ -362,12 +364,49 @@ class StagedFile(HeldFile):
         self._about_to_change(0)
         self._small.drop()
 
+    def extend(self) -> StagedFile | None:
+        """A new writable file that begins with all of this one, which is sealed: without a copy, for both are
+        the same local file as long as the new one is changed at its end only. ``None`` where that cannot be;
+        then there is :meth:`unseal_copy`. :class:`TierError`, with nothing changed."""
+        assert self.digests is not None
+        self._integrity.require()
+        if self.gone or self._outgrown:
+            return None
+        with self.opened() as file, self._layout.errors(f"extending {self._where}"):
+            if not self._integrity.is_untouched(os.fstat(file.fd)):
+                return None
+            try:
+                with self._integrity.ours(partial(os.fstat, file.fd)):
+                    longer = self._staging.link(self, file.fd)
+            except OSError as error:
+                if error.errno in NO_LINK:
+                    return None
+                raise
+        if longer is None:
+            return None
+        self._grow_into(longer)
+        longer.derive(self.digests, self.origin)
+        self.close_if_idle()
+        reached(Failpoint.SHARED)
+        return longer
+
+    async def _part_before(self, start: int, *, cut: bool = False) -> None:
+        """Bytes from ``start`` on are about to change, or (``cut``) to go. If another content has some of
+        them in the same local file, this one gets a file of its own. :class:`TierError`, with nothing
+        changed."""
+        if start >= self._kept_bytes:
+            return
+        self._follower.about_to_change(start)
+        with self._layout.errors(f"copying {self._where}"):
+            await self._part(start if cut else self.size_bytes, synced=self.promised)
+        reached(Failpoint.PARTED)
+
     async def unseal_copy(self) -> StagedFile:
         """A new writable file with the same bytes; this one, which is sealed, stays as it is."""
         assert self.digests is not None
         with self.opened() as file:
             copy = await self._staging.create(self.local, file.fd, self.size_bytes)
-            copy.derive(self.digests)
+            copy.derive(self.digests, self.origin)
             try:
                 self._integrity.require()
                 with self._layout.errors(f"looking at {self._where}"):
@@ -384,7 +423,7 @@ class StagedFile(HeldFile):
         if self.gone:
             return
         try:
-            self._layout.unlink(self._directory, self.name, self.size_bytes)
+            self._unlink()
         except OSError as error:
             raise self._layout.error(error, f"removing {self._where}") from error
         self.removed = True
@@ -410,6 +449,7 @@ class StagedFile(HeldFile):
         self.gone = True
         self._small.drop()
         self._follower.about_to_change(0)
+        self._leave_others()
         self._staging.forget(self)
 
     # -- the beginning ---------------------------------------------------------------------------------
@@ -430,26 +470,28 @@ class StagedFile(HeldFile):
         self._charge.sparse = charged < size_bytes
         self._charge.set(charged)
 
-    def derive(self, digests: ContentDigests) -> None:
-        """The file, just made, begins with the content that has these digests, or is the first part of it."""
-        self.came_from(digests)
+    def derive(self, digests: ContentDigests, before: Origin | None = None) -> None:
+        """The file, just made, begins with the content that has these digests, or is the first part of it.
+        ``before``: what that one was made of."""
+        self.came_from(digests, before)
         if self.size_bytes == digests.size_bytes:
             self._follower = DigestFollower(self._staging.checkpoints.resume(digests))
 
-    def came_from(self, digests: ContentDigests) -> None:
+    def came_from(self, digests: ContentDigests, before: Origin | None = None) -> None:
         """All that was written to the file until now is how the content with these digests begins."""
-        self.origin = Origin(digests, self.size_bytes)
+        self.origin = Origin(digests, self.size_bytes, before)
 
     def adopt_from_disk(self) -> None:
         """Learn length and accounts of a file that an earlier mount left."""
         self.promised = True
         with self.opened() as file, self._layout.errors(f"stat of {self._where}"):
             status = os.fstat(file.fd)
-            if self.digests is not None and self.digests.size_bytes != status.st_size:
+            self.size_bytes = status.st_size if self.digests is None else self.digests.size_bytes
+            if status.st_size < self.size_bytes:
                 raise DamagedContent(
-                    f"{self._where} has {status.st_size} bytes; it was sealed with {self.digests.size_bytes}"
+                    f"{self._where} has {status.st_size} bytes; it was sealed with {self.size_bytes}"
                 )
-            self.size_bytes = status.st_size
+            self._outgrown = status.st_size > self.size_bytes
             self._integrity.sealed(status)
             self._charge.sparse = status.st_blocks * 512 < status.st_size
             self._charge.recount(file.fd, self.size_bytes)

@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Callable, Collection
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from s3blobfs.tier.checkpoints import HashCheckpoints
 from s3blobfs.tier.entry import CacheEntry
@@ -47,6 +48,8 @@ class Staging:
         """Of small contents."""
         self._random_part = random_part
         self._live: dict[str, StagedFile] = {}
+        self._linked: WeakValueDictionary[tuple[int, int], StagedFile] = WeakValueDictionary()
+        """Found with several names, by device and inode of the local file."""
 
     async def create(self, local: Local, source: Path | int | None = None, size_bytes: int = 0) -> StagedFile:
         """A new, empty file; or one with the first ``size_bytes`` of ``source``, a path or a descriptor
@@ -77,6 +80,23 @@ class Staging:
         except BaseException:
             await staged.discard()
             raise
+        return staged
+
+    def link(self, sealed: StagedFile, fd: int) -> StagedFile | None:
+        """A second name for the local file of a sealed one, open as ``fd``, as a new staged file; ``None``
+        when another file has its name. ``OSError``."""
+        name, directory = dirty_name(self._random_part()), self.layout.staging
+        self.layout.link(directory, sealed.name, directory, name)
+        try:
+            file = SharedFd(directory.open(name, writable=True))
+            if not os.path.sameopenfile(file.fd, fd):
+                file.release()
+                directory.unlink(name)
+                return None
+        except OSError:
+            directory.unlink(name)
+            raise
+        staged = self._live[name] = StagedFile(self, name, sealed.local, file, None)
         return staged
 
     def take_over(
@@ -112,8 +132,8 @@ class Staging:
         """The staged file a journal row names: the one in use, or one that an earlier mount left, sealed
         exactly when ``digests`` are given. It may be found under the name it had before, or got after.
 
-        :class:`TierUnavailable` when there is none, :class:`DamagedContent` when a sealed one has another
-        length than it was sealed with."""
+        :class:`TierUnavailable` when there is none, :class:`DamagedContent` when a sealed one is shorter than
+        it was sealed with. One that is longer was appended to since: :meth:`StagedFile.cut_to_seal`."""
         other = other_name(name)
         if other is None:
             raise ValueError(f"{name!r} is not the name of a staged file")
@@ -133,9 +153,19 @@ class Staging:
         except BaseException:
             file.release()
             raise
+        self._join_others(staged, os.fstat(file.fd))
         staged.close_if_idle()
         self._live[name] = staged
         return staged
+
+    def _join_others(self, staged: StagedFile, status: os.stat_result) -> None:
+        """Two contents may have been left as one local file."""
+        if status.st_nlink == 1:
+            return
+        other = self._linked.get((status.st_dev, status.st_ino))
+        if other is not None and not other.gone:
+            staged.join(other)
+        self._linked[status.st_dev, status.st_ino] = staged
 
     def names(self) -> set[str]:
         """The staged files on the disk. :class:`TierUnavailable`."""

@@ -85,6 +85,7 @@ async def recover(
     await db.commit()  # before files go that only these rows made superfluous
     report.swept = tier.staging.sweep({each.staged.name for each in recovery.begun} | recovery.signs)
     for each in sorted(recovery.begun, key=lambda each: each.row.id):
+        _cut(each.staged)
         uploader.submit(each.row, each.staged, each.object_id, recovered=True)
         if each.forgotten:
             uploader.forget_inode(each.row.inode_id)
@@ -267,6 +268,15 @@ async def _verify(staged: StagedFile, digests: ContentDigests) -> None:
         staged.unpin()
     if found != digests:
         raise DamagedContent(f"staged file {staged.path} does not have the digests it was sealed with")
+
+
+def _cut(staged: StagedFile) -> None:
+    """A sealed content that was appended to, which nobody was promised, is again what it was. If the disk
+    does not let it, it is stored all the same, and not kept in the cache."""
+    try:
+        staged.cut_to_seal()
+    except TierUnavailable as error:
+        logger.warning("%s", error)
 
 
 def _is_stored(tx: Transaction, inode: InodeRow, digests: ContentDigests) -> bool:

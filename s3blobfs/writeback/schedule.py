@@ -74,7 +74,7 @@ class _Job:
     inode_id: int
     size_bytes: int
     age: int
-    """Smaller is older; a retried job keeps its age."""
+    """Smaller is older; a retried job keeps its age, and one that takes another's place gets it."""
     state: JobState = JobState.BEHIND
     not_before: float = 0.0
 
@@ -113,12 +113,13 @@ class Schedule:
 
     # -- changes ---------------------------------------------------------------------------------------
 
-    def add(self, job_id: int, inode_id: int, size_bytes: int) -> None:
-        """Queue a job behind all others of its inode."""
+    def add(self, job_id: int, inode_id: int, size_bytes: int, age: int | None = None) -> None:
+        """Queue a job behind all others of its inode. ``age``: of one that was dropped in its favour, so that
+        a file which changes all the time has its turn all the same."""
         if job_id in self._jobs:
             raise ValueError(f"job {job_id} is queued already")
         self._ages += 1
-        job = self._jobs[job_id] = _Job(job_id, inode_id, size_bytes, self._ages)
+        job = self._jobs[job_id] = _Job(job_id, inode_id, size_bytes, self._ages if age is None else age)
         line = self._by_inode.setdefault(inode_id, collections.deque())
         line.append(job)
         if line[0] is job:
@@ -152,12 +153,13 @@ class Schedule:
         if job.state is JobState.DELAYED:
             self._make_ready(job)
 
-    def drop(self, job_id: int) -> None:
-        """Take a job that is not RUNNING out of the queue."""
+    def drop(self, job_id: int) -> int:
+        """Take a job that is not RUNNING out of the queue; answers its age."""
         job = self._jobs[job_id]
         if job.state is JobState.RUNNING:
             raise ValueError(f"job {job_id} is running")
         self._remove(job)
+        return job.age
 
     def next_time(self) -> float | None:
         """When the first DELAYED job becomes READY; ``None`` when none is delayed."""

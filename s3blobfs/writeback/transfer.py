@@ -95,16 +95,11 @@ class Transfer:
     def _kept(self, tx: Transaction, inode: InodeRow | None, origin: Origin | None) -> Kept | None:
         """What S3 has of it, if the file's present content is what it was made from. That one stays until
         this one is committed in its place."""
-        if inode is None or inode.blob_id is None or origin is None or not origin.unchanged:
+        if inode is None or inode.blob_id is None or origin is None:
             return None
         blob = blobs.get(tx, inode.blob_id).content()
-        if (blob.digests.size_bytes, blob.digests.md5, blob.digests.sha256) != (
-            origin.digests.size_bytes,
-            origin.digests.md5,
-            origin.digests.sha256,
-        ):
-            return None
-        return Kept(self._stores[blob.store_id].config.bucket, blob, origin.unchanged)
+        ranges = origin.in_common_with(blob.digests)
+        return Kept(self._stores[blob.store_id].config.bucket, blob, ranges) if ranges else None
 
     async def settle(self, content: Content) -> None:
         """End the journal row of a content that nobody wants any more. What a PUT in doubt left in S3 is

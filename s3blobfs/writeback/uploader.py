@@ -86,6 +86,8 @@ class Uploader:
         self._bytes = 0
         self._parked: dict[int, list[UploadTicket]] = {}
         """By inode: of contents that were superseded by one that is not submitted yet."""
+        self._parked_ages: dict[int, int] = {}
+        """And their places in the queue."""
         self._errors: dict[int, str] = {}
         """By upload, the latest last."""
         self._wake = trio.Event()
@@ -130,7 +132,8 @@ class Uploader:
             since=trio.current_time() - age_s,
         )
         self._bytes += upload.size_bytes
-        self._schedule.add(upload.id, upload.inode_id, upload.size_bytes)
+        age = self._parked_ages.pop(upload.inode_id, None)
+        self._schedule.add(upload.id, upload.inode_id, upload.size_bytes, age)
         if self._stopped is not None:
             ticket.stop(self._stopped)
         self._begin()
@@ -139,13 +142,14 @@ class Uploader:
     def supersede(self, inode_id: int) -> list[int]:
         """Drop what is queued of a file and was never begun; answers the ids of the uploads, whose journal
         rows and staged files are the caller's to remove. Who waits for them will wait for the next upload
-        submitted for the file: the caller submits one, or calls :meth:`forget_inode`. What was begun gives
-        way to that one by itself."""
+        submitted for the file, which takes their place in the queue: the caller submits one, or calls
+        :meth:`forget_inode`. What was begun gives way to that one by itself."""
         dropped = []
         for upload_id in self._schedule.jobs_of(inode_id):
             running = self._schedule.state_of(upload_id) is JobState.RUNNING
             if not running and not self._jobs[upload_id].in_doubt:
-                self._schedule.drop(upload_id)
+                age = self._schedule.drop(upload_id)
+                self._parked_ages[inode_id] = min(age, self._parked_ages.get(inode_id, age))
                 self._parked.setdefault(inode_id, []).extend(self._remove(upload_id).tickets)
                 dropped.append(upload_id)
         return dropped
@@ -155,6 +159,7 @@ class Uploader:
         who wait. What was begun is released when it ends, or when S3 has been asked about it."""
         self.supersede(inode_id)
         released = self._parked.pop(inode_id, [])
+        self._parked_ages.pop(inode_id, None)
         for upload_id in self._schedule.jobs_of(inode_id):
             job = self._jobs[upload_id]
             job.forgotten = True

@@ -114,14 +114,16 @@ class Victim:
                 os.close(fd)  # an error of close counts
             self._sync_names()
 
-    def append(self, name: str, data: bytes) -> None:
-        """To what is acknowledged of the file."""
+    def append(self, name: str, data: bytes, *, header: bytes = b"") -> None:
+        """To what is acknowledged of the file; then change how it begins."""
         (content,) = self.ledger.allowed[name]
         assert content is not None
-        with self._alive(), self.ledger.change(name, content + data):
-            fd = os.open(self.volume.mountpoint / name, os.O_WRONLY | os.O_APPEND)
+        with self._alive(), self.ledger.change(name, header + content[len(header) :] + data):
+            fd = os.open(self.volume.mountpoint / name, os.O_WRONLY)
             try:
-                os.write(fd, data)
+                os.pwrite(fd, data, len(content))
+                if header:
+                    os.pwrite(fd, header, 0)
             finally:
                 os.close(fd)
             self._sync_names()

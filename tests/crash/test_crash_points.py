@@ -1,6 +1,7 @@
 """The mount is killed between any two steps: the acknowledged is there, the rest is whole, old or absent.
 
-By default each failpoint is tried in two kinds of volume, which differ in everything. With
+By default each failpoint is tried in two kinds of volume, which differ in everything; those on the way of a
+change that comes before the earlier content is in S3, where close does not wait for that. With
 ``S3BLOBFS_CRASH_GRID=full`` it is every kind, and the points are also killed at when they are reached later.
 """
 
@@ -25,13 +26,17 @@ from tests.support.servers import S3Server
 
 FULL = os.environ.get("S3BLOBFS_CRASH_GRID") == "full"
 PLACES = ("versioned-cached/s3", "digest-uncached/disk")
+CACHED_BEHIND = "versioned-cached/disk"
 ALL_PLACES = tuple(f"{kind}/{durability}" for kind in KINDS for durability in ("s3", "disk"))
 
 IN_PARTS = frozenset({Failpoint.PART_SENT, Failpoint.PART_COPIED})
+EXTENDING = frozenset({Failpoint.SHARED, Failpoint.EXTENDED, Failpoint.PARTED})
+"""On the way of a change that comes before the earlier content is in S3."""
 ONCE = IN_PARTS | {Failpoint.MARKED, Failpoint.DELETED, Failpoint.FORGOTTEN}
 """Not reached a second time by the workload below."""
 LARGE_BYTES = 33 * 1024 * 1024
 """Goes to S3 in parts."""
+LOG_BYTES = 12 * 1024 * 1024
 
 pytestmark = [
     pytest.mark.skipif(
@@ -44,7 +49,7 @@ fresh = itertools.count(1)
 """Every content is another one."""
 
 
-@pytest.fixture(scope="module", params=ALL_PLACES if FULL else PLACES)
+@pytest.fixture(scope="module")
 def victim(request: pytest.FixtureRequest, weed_server: S3Server) -> Iterator[Victim]:
     """One volume for all failpoints: each finds what the kills before it have left."""
     kind, _, durability = request.param.partition("/")
@@ -76,13 +81,20 @@ def victim(request: pytest.FixtureRequest, weed_server: S3Server) -> Iterator[Vi
         shutil.rmtree(directory)
 
 
-def workload(victim: Victim, large: bool) -> None:
+def workload(victim: Victim, *, large: bool, extending: bool) -> None:
     """Passes every failpoint, the early ones several times."""
     if large:
         victim.write("large", pattern(LARGE_BYTES, next(fresh)))
         victim.sync()
         victim.append("large", pattern(5_000, next(fresh)))
         victim.sync()
+    if extending:
+        # Each upload takes longer than the append that follows it; were one once quicker, then the next.
+        for _ in range(3):
+            victim.write("log", pattern(LOG_BYTES, next(fresh)))
+            victim.append("log", pattern(5_000, next(fresh)))
+            victim.append("log", pattern(5_000, next(fresh)), header=pattern(100, next(fresh)))
+            victim.append("log", pattern(5_000, next(fresh)))
     victim.write("a", pattern(60_000, next(fresh)))
     victim.write("a", pattern(70_000, next(fresh)))
     victim.write("b", pattern(200_000, next(fresh)))
@@ -94,12 +106,30 @@ def workload(victim: Victim, large: bool) -> None:
     victim.sync()
 
 
-CASES = [(point, nth) for point in Failpoint for nth in ((1, 2) if FULL and point not in ONCE else (1,))]
+def places_of(point: Failpoint) -> tuple[str, ...]:
+    places = ALL_PLACES if FULL else (*PLACES, CACHED_BEHIND)
+    if point in EXTENDING:
+        # Where each close waits until the content is in S3, nothing is extended before.
+        return tuple(place for place in places if place.endswith("/disk"))
+    return ALL_PLACES if FULL else PLACES
 
 
-@pytest.mark.parametrize(("point", "nth"), CASES, ids=lambda value: getattr(value, "value", str(value)))
+CASES = [
+    (place, point, nth)
+    for point in Failpoint
+    for place in places_of(point)
+    for nth in ((1, 2) if FULL and point not in ONCE else (1,))
+]
+
+
+@pytest.mark.parametrize(
+    ("victim", "point", "nth"),
+    CASES,
+    indirect=["victim"],
+    ids=lambda value: getattr(value, "value", str(value)),
+)
 def test_killed_at(victim: Victim, point: Failpoint, nth: int) -> None:
     with victim.killed_at(f"{point.value}:{nth}"):
-        workload(victim, large=point in IN_PARTS)
+        workload(victim, large=point in IN_PARTS, extending=point in EXTENDING)
     # What S3 copied has no journal row: until it is committed, only gc can find it.
     victim.compare(strays=int(point is Failpoint.COPIED))

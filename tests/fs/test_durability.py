@@ -26,6 +26,7 @@ from s3blobfs.errors import (
 from s3blobfs.tier.staging import StagedFile
 from s3blobfs.types import Durability
 from tests.fs.calls import calm, find, opened_file, pattern, refused, resize, versions, xattr
+from tests.support.killed import copy_as_left
 from tests.support.rig import BUCKET, ROOT, USER, Rig, Setup, open_rig
 
 FAILED_UPLOAD = "is tried again"
@@ -43,7 +44,7 @@ async def crashing(setup: Setup) -> AsyncIterator[Rig]:
     try:
         async with open_rig(setup) as rig:
             yield rig
-            shutil.copytree(setup.directory, at_crash, ignore=shutil.ignore_patterns("*-shm"))
+            copy_as_left(setup.directory, at_crash)
             buckets = copy.deepcopy(setup.server.buckets)
             raise Crash
     except* Crash:

@@ -17,6 +17,7 @@ from s3blobfs.s3.crc import combined
 from s3blobfs.tier.digest import content_digests
 from s3blobfs.trace import Count, Tracer
 from s3blobfs.types import CHECKSUM_BLOCK_BYTES as BLOCK
+from s3blobfs.types import FileStart
 from tests.conftest import MakeBucket
 from tests.s3.world import PART_BYTES, connected, pattern
 from tests.support.proxy import RecordedRequest, RecordingProxy
@@ -55,6 +56,65 @@ def test_what_is_damaged_is_not_sent(tmp_path: Path) -> None:
                 content.read(BLOCK)
             except DamagedContent as error:
                 raise ConnectionError("what a library makes of it") from error
+
+
+def test_the_beginning_of_a_file_that_gets_longer(tmp_path: Path) -> None:
+    data = pattern(3 * BLOCK + 5)
+    path = tmp_path / "body"
+    path.write_bytes(data)
+    with Body(FileStart(path, len(data)), content_digests(data).checksums) as body:
+        assert body.read(0, 10) == data[:10]
+        with path.open("ab") as file:
+            file.write(b"appended")
+        assert body.size_bytes == len(data)
+        assert body.read_checked() == data
+        assert body.read(BLOCK - 3, BLOCK + 7) == data[BLOCK - 3 : 2 * BLOCK + 4]
+        assert body.open_range(3 * BLOCK + 1, 4).read() == data[-4:]
+        with body.sending(2 * BLOCK, BLOCK + 5) as content:
+            assert content.read() == data[2 * BLOCK :]
+        body.check(5, 2 * BLOCK)
+        body.check_unchanged()
+
+
+def test_the_beginning_of_a_longer_file(tmp_path: Path) -> None:
+    data = pattern(BLOCK + 5)
+    path = tmp_path / "body"
+    path.write_bytes(data + b"appended")
+    with Body(FileStart(path, len(data)), content_digests(data).checksums) as body:
+        assert body.read_checked() == data
+
+
+def test_the_beginning_of_a_file_must_not_change(tmp_path: Path) -> None:
+    data = pattern(3 * BLOCK + 5)
+    path = tmp_path / "body"
+    path.write_bytes(data)
+    with Body(FileStart(path, len(data)), content_digests(data).checksums) as body:
+        path.write_bytes(data[: 2 * BLOCK] + b"?" + data[2 * BLOCK + 1 :] + b"appended")
+        assert body.read(0, 10) == data[:10]
+        for offset, length in ((2 * BLOCK, 1), (2 * BLOCK + 7, 9), (BLOCK, 2 * BLOCK)):
+            with pytest.raises(DamagedContent):
+                body.read(offset, length)
+        path.write_bytes(data[:-1])
+        with pytest.raises(PermanentS3Error, match="changed"):
+            body.read(0, 10)
+        with pytest.raises(PermanentS3Error, match="changed"):
+            body.check_unchanged()
+
+
+def test_the_beginning_of_a_shorter_file(tmp_path: Path) -> None:
+    path = tmp_path / "body"
+    path.write_bytes(b"content")
+    with pytest.raises(DamagedContent):
+        Body(FileStart(path, 8))
+
+
+def test_without_checksums_no_file_may_get_longer(tmp_path: Path) -> None:
+    path = tmp_path / "body"
+    path.write_bytes(b"content")
+    with Body(FileStart(path, 7)) as body:
+        path.write_bytes(b"content, longer")
+        with pytest.raises(PermanentS3Error, match="changed"):
+            body.read(0, 3)
 
 
 async def test_a_part_that_is_damaged_ends_the_upload(

@@ -57,6 +57,39 @@ def test_never_more_than_what_is_in_common(changes: list[tuple[int, int]]) -> No
         assert all(same[start:end])
 
 
+def test_an_origin_that_may_never_be_stored_has_its_own() -> None:
+    stored, skipped = content_digests(b"0123456789"), content_digests(b"01x3456789ab")
+    first = Origin(stored, 10)
+    first.changes(2, 3)
+    second = Origin(skipped, 12, first)
+    second.changes(7, 8)
+    assert list(second.in_common_with(skipped)) == [(0, 7), (8, 12)]
+    assert list(second.in_common_with(stored)) == [(0, 2), (3, 7), (8, 10)]
+    assert list(first.unchanged) == [(0, 2), (3, 10)]
+    assert list(second.in_common_with(content_digests(b"another"))) == []
+    alone = second.without(skipped)
+    assert alone is not None
+    assert list(alone.in_common_with(stored)) == [(0, 2), (3, 7), (8, 10)]
+    assert list(alone.in_common_with(skipped)) == []
+    assert alone.without(stored) is None
+
+
+def test_of_a_shorter_beginning_less_is_in_common() -> None:
+    stored = content_digests(b"0123456789")
+    cut = Origin(content_digests(b"0123456789ab"), 4, Origin(stored, 10))
+    assert list(cut.in_common_with(stored)) == [(0, 4)]
+
+
+def test_origins_of_origins_are_bounded() -> None:
+    origin: Origin | None = None
+    contents = [content_digests(b"%d" % number) for number in range(50)]
+    for digests in contents:
+        origin = Origin(digests, 1, origin)
+    assert origin is not None
+    known = [digests for digests in contents if origin.in_common_with(digests)]
+    assert known == contents[-4:]
+
+
 # --- checkpoints --------------------------------------------------------------------------------------
 
 

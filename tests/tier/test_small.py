@@ -9,6 +9,7 @@ from s3blobfs.tier.small import SMALL_MAX_BYTES, Memory, SmallContent
 from s3blobfs.tier.staging import StagedFile
 from s3blobfs.tier.tier import Tier
 from s3blobfs.trace import Local
+from s3blobfs.types import FileStart
 
 
 def test_pieces_in_order_are_one_content() -> None:
@@ -103,7 +104,7 @@ async def test_what_memory_does_not_have_is_sent_from_the_file(tier: Tier) -> No
         (copied, b"content"),
     ):
         assert await each.seal(rename=True) == content_digests(expected)
-        assert each.body == each.path
+        assert each.body == FileStart(each.path, each.size_bytes)
 
 
 async def test_a_copy_whose_beginning_is_replaced_is_not_taken_for_the_new_bytes(tier: Tier) -> None:
@@ -112,4 +113,4 @@ async def test_a_copy_whose_beginning_is_replaced_is_not_taken_for_the_new_bytes
     copied = await sealed.unseal_copy()
     await copied.write(0, b"CON")
     assert await copied.seal(rename=True) == content_digests(b"CONtent")
-    assert copied.body == copied.path
+    assert copied.body == FileStart(copied.path, copied.size_bytes)

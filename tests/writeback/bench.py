@@ -150,9 +150,13 @@ class Volume:
 
     async def journal(self, inode: InodeRow, data: bytes) -> tuple[UploadRow, StagedFile]:
         """Seal a content, in place of those that wait."""
+        staged = await self.stage(inode, data)
+        return await self.journal_staged(inode, staged), staged
+
+    async def journal_staged(self, inode: InodeRow, staged: StagedFile) -> UploadRow:
+        """The same for what is staged."""
         assert inode.store_id is not None
         store_id = inode.store_id
-        staged = await self.stage(inode, data)
         digests = await staged.seal(rename=self.stores[store_id].config.cached)
         dropped = self.uploader.supersede(inode.id)
 
@@ -175,7 +179,7 @@ class Volume:
         row, old = await self.db.write(transaction)
         for each in old:
             await self.tier.staging.open(each.staged_name, staged.local, each.digests).discard()
-        return row, staged
+        return row
 
     async def seal(self, inode: InodeRow, data: bytes) -> Sealed:
         row, staged = await self.journal(inode, data)

@@ -74,6 +74,53 @@ async def test_sealed_content_is_shown_and_stored(
         assert volume.tier.staging.names() == set()
 
 
+async def test_sealed_content_that_was_appended_to_is_what_it_was(
+    clock: MockClock, tmp_path: Path, server: FakeS3
+) -> None:
+    """The appended bytes were promised to nobody."""
+    async with mounted(tmp_path, server, keying=Keying.VERSIONED, cached=True) as before:
+        inode = await before.make_file()
+        _, staged = await before.journal(inode, b"hello")
+        longer = staged.extend()
+        assert longer is not None
+        await longer.write(5, b" and more")
+    async with mounted(tmp_path, server) as volume:
+        report = await volume.recover()
+        _, shown = report.contents[inode.id]
+        assert shown.path.read_bytes() == b"hello"
+        assert report.swept == [longer.name]
+        assert report.lost == []
+        await volume.start()
+        await volume.uploader.barrier()
+        assert await volume.content(inode) == b"hello"
+        assert [told.cached for told in volume.news] == [True]
+        assert await volume.problems() == []
+
+
+async def test_an_older_content_in_the_same_file_gives_way(
+    clock: MockClock, tmp_path: Path, server: FakeS3
+) -> None:
+    async with mounted(tmp_path, server, keying=Keying.VERSIONED, cached=True) as before:
+        inode = await before.make_file()
+        _, staged = await before.journal(inode, b"hello")  # its upload may have been begun: the row stays
+        longer = staged.extend()
+        assert longer is not None
+        await longer.write(5, b" and more")
+        await before.journal_staged(inode, longer)
+    async with mounted(tmp_path, server) as volume:
+        report = await volume.recover()
+        _, shown = report.contents[inode.id]
+        assert await shown.read(0, 100) == b"hello and more"
+        assert report.swept == []
+        assert volume.tier.space.staged_bytes == 14
+        await volume.start()
+        await volume.uploader.barrier()
+        assert await volume.content(inode) == b"hello and more"
+        assert [told.cached for told in volume.news] == [True]
+        assert volume.tier.staging.names() == set()
+        assert await volume.problems() == []
+
+
 @pytest.mark.expected_log("^uploading .* failed and is tried again")
 async def test_put_that_the_crash_hid_is_found(clock: MockClock, tmp_path: Path, server: FakeS3) -> None:
     """The object is in S3 and the index does not even know that an attempt was made."""

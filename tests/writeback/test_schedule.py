@@ -262,6 +262,19 @@ def test_retried_job_keeps_its_place() -> None:
     assert schedule.take(5) == [0]
 
 
+def test_what_takes_the_place_of_another_has_its_turn() -> None:
+    """A file that changes all the time must not be overtaken for ever by files that change once."""
+    schedule = Schedule(limits(uploads=1))
+    schedule.add(0, 0, 1)
+    assert schedule.take(0) == [0]
+    schedule.add(1, 1, 1)
+    schedule.add(2, 2, 1)
+    age = schedule.drop(1)
+    schedule.add(3, 1, 1, age)
+    schedule.done(0)
+    assert schedule.take(0) == [3]
+
+
 @given(st.integers(1, 10_000), st.floats(0, 1))
 def test_backoff_doubles_to_a_bound(failures: int, jitter: float) -> None:
     backoff = Backoff(first_s=1.0, longest_s=60.0)

@@ -353,6 +353,27 @@ async def test_queued_content_is_superseded_and_its_waiters_go_on(
     assert await versioned.content(inode) == b"second"
 
 
+async def test_a_file_that_changes_all_the_time_is_not_overtaken(clock: MockClock, versioned: Volume) -> None:
+    """While there is a queue: a newer content takes the place of the one that it supersedes."""
+    versioned.limit(uploads=2)
+    await versioned.start()
+    stall = versioned.script.on("put").stalls()
+    busy = [await versioned.seal(await versioned.make_file(f"busy{number}"), b"x") for number in range(2)]
+    await stall.arrived.wait()
+    log = await versioned.make_file("log")
+    await versioned.seal(log, b"line")
+    others = [
+        await versioned.seal(await versioned.make_file(f"other{number}"), b"%d" % number)
+        for number in range(4)
+    ]
+    last = await versioned.seal(log, b"line, line")
+    stall.release()
+    for sealed in (*busy, *others, last):
+        await sealed.ticket.wait()
+    order = [told.upload_id for told in versioned.news]
+    assert order.index(last.upload.id) < min(order.index(each.upload.id) for each in others[1:])
+
+
 async def test_content_under_way_is_stored_before_the_next(clock: MockClock, versioned: Volume) -> None:
     await versioned.start()
     inode = await versioned.make_file()
