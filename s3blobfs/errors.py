@@ -112,6 +112,10 @@ class EntityTooLarge(PermanentS3Error):
     """The content is larger than S3 takes (5 TiB, or 10,000 parts)."""
 
 
+class EarlyPartsUseless(PermanentS3Error):
+    """What was sent of a content before it was complete cannot become its object: it is sent whole then."""
+
+
 class DamagedContent(S3BlobFSError):
     """Bytes read are not the bytes stored: length, CRC-32 or digest differ. Never returned to a reader."""
 

@@ -32,6 +32,8 @@ class Count(enum.Enum):
     S3_DELETE = "s3.delete"
     S3_DELETE_BATCH = "s3.delete_batch"
     S3_LIST = "s3.list"
+    S3_TAG = "s3.tag"
+    """The tags of an object, written or read."""
     S3_CONTROL = "s3.control"
     S3_RETRY = "s3.retry"
     CACHE_HIT = "cache.hit"

@@ -86,6 +86,15 @@ class Body:
         self.compare(data, start)
         return data[offset - start : end - start]
 
+    def read_compared(self, offset: int, length: int) -> bytes:
+        """A range of whole blocks of a body whose checksums are known, the last one of the body may be
+        shorter. Raises as :meth:`read_checked`."""
+        self.check_unchanged()
+        data = self._pread(offset, length) if self._data is None else self._data[offset : offset + length]
+        self.check_unchanged()
+        self.compare(data, offset)
+        return data
+
     def _pread(self, offset: int, length: int) -> bytes:
         blocks = []
         while length > 0 and (block := os.pread(self._descriptor, length, offset)):
@@ -223,7 +232,6 @@ class _Range(io.RawIOBase):
         if length and not 0 <= within < len(self._block):
             self._block_start = self._position - self._position % CHECKSUM_BLOCK_BYTES
             size_bytes = min(CHECKSUM_BLOCK_BYTES, self._length - self._block_start)
-            self._block = self._read(self._block_start, size_bytes)
-            self._body.compare(self._block, self._offset + self._block_start)
+            self._block = self._body.read_compared(self._offset + self._block_start, size_bytes)
             within = self._position - self._block_start
         return memoryview(self._block)[within : within + length]

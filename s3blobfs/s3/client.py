@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
@@ -18,6 +19,7 @@ import trio.lowlevel
 
 from s3blobfs.config import MIB, S3Options
 from s3blobfs.errors import PermanentS3Error, S3BlobFSError
+from s3blobfs.s3.begun import BegunUpload, EarlyPart, hashed_start, telling
 from s3blobfs.s3.body import Body
 from s3blobfs.s3.connection import S3Connection
 from s3blobfs.s3.control import ControlPlane, CopySource, Page
@@ -28,6 +30,7 @@ from s3blobfs.s3.limits import (
     check_key,
     check_metadata,
     check_range,
+    check_tags,
 )
 from s3blobfs.s3.multipart import CopyRefused, MultipartUploads
 from s3blobfs.s3.parts import Part, reusing_parts, sent_parts
@@ -175,7 +178,37 @@ class S3ObjectClient:
             Count.S3_HEAD, partial(self._data.head, key, version_id), reads_only=True
         )
 
+    # -- a large object whose content is not complete yet ------------------------------------------------
+
+    @property
+    def part_bytes(self) -> int:
+        return self._options.part_size_bytes
+
+    async def begin_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> BegunUpload:
+        check_key(key)
+        upload_id = await self._uploads.create(key, check_metadata(metadata))
+        return BegunUpload(key, upload_id, self._options.part_size_bytes)
+
+    async def send_part(self, upload: BegunUpload, part: EarlyPart, body: Path, *, checksums: bytes) -> None:
+        with telling(part), Body(hashed_start(body, checksums), checksums) as content:
+            part.arrived(
+                await self._uploads.send_part(upload.key, upload.upload_id, part.number, content, part.part)
+            )
+
+    async def finish_upload(
+        self, upload: BegunUpload, body: PutBody, *, checksums: bytes, repeat_unknown: bool = True
+    ) -> PutReceipt:
+        return await self._uploads.finish(upload, body, checksums, repeat_unknown)
+
     # -- control plane ---------------------------------------------------------------------------------
+
+    async def put_tags(self, target: ObjectId, tags: Mapping[str, str]) -> None:
+        check_key(target.key)
+        await self._change(Count.S3_TAG, partial(self._control.put_tags, target, check_tags(tags)))
+
+    async def get_tags(self, target: ObjectId) -> dict[str, str]:
+        check_key(target.key)
+        return await self._runner.run(Count.S3_TAG, partial(self._control.get_tags, target), reads_only=True)
 
     async def copy(
         self,

@@ -25,7 +25,7 @@ from s3blobfs.s3.protocol import (
 )
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, TagTypeDef
 
 Entry = TypeVar("Entry")
 
@@ -141,6 +141,20 @@ class ControlPlane:
                 following["UploadIdMarker"] = upload_marker
             return Page(entries, following)
 
+    # -- tags ------------------------------------------------------------------------------------------
+
+    def put_tags(self, target: ObjectId, tags: Mapping[str, str]) -> None:
+        tag_set: list[TagTypeDef] = [{"Key": name, "Value": value} for name, value in tags.items()]
+        with self._errors(target.key):
+            self._boto.put_object_tagging(
+                Bucket=self._bucket, Key=target.key, Tagging={"TagSet": tag_set}, **_version(target)
+            )
+
+    def get_tags(self, target: ObjectId) -> dict[str, str]:
+        with self._errors(target.key):
+            answer = self._boto.get_object_tagging(Bucket=self._bucket, Key=target.key, **_version(target))
+        return {tag["Key"]: tag["Value"] for tag in answer["TagSet"]}
+
     # -- objects ---------------------------------------------------------------------------------------
 
     def copy(self, source: CopySource, key: str, metadata: Mapping[str, str] | None) -> PutReceipt:
@@ -158,9 +172,8 @@ class ControlPlane:
 
     def head(self, bucket: str, target: ObjectId) -> ObjectInfo:
         """HEAD in any bucket: of a copy's source."""
-        version: dict[str, Any] = {} if target.version_id is None else {"VersionId": target.version_id}
         with mapped_errors(RequestContext(self._endpoint_url, bucket, target.key)):
-            answer = self._boto.head_object(Bucket=bucket, Key=target.key, **version)
+            answer = self._boto.head_object(Bucket=bucket, Key=target.key, **_version(target))
             return ObjectInfo(
                 key=target.key,
                 size_bytes=plausible_size(answer["ContentLength"]),
@@ -171,9 +184,8 @@ class ControlPlane:
             )
 
     def delete(self, target: ObjectId) -> None:
-        version: dict[str, Any] = {} if target.version_id is None else {"VersionId": target.version_id}
         with self._errors(target.key), contextlib.suppress(self._boto.exceptions.NoSuchKey):
-            self._boto.delete_object(Bucket=self._bucket, Key=target.key, **version)
+            self._boto.delete_object(Bucket=self._bucket, Key=target.key, **_version(target))
 
     def delete_many(self, targets: Sequence[ObjectId]) -> list[DeleteFailure]:
         objects: list[Any] = [
@@ -289,3 +301,7 @@ class ControlPlane:
 
     def _errors(self, key: str, *, creating: bool = False) -> contextlib.AbstractContextManager[None]:
         return mapped_errors(RequestContext(self._endpoint_url, self._bucket, key, creating))
+
+
+def _version(target: ObjectId) -> dict[str, Any]:
+    return {} if target.version_id is None else {"VersionId": target.version_id}

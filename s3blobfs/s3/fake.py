@@ -24,12 +24,12 @@ from s3blobfs.errors import (
     BucketNotFound,
     DamagedContent,
     ObjectAlreadyExists,
-    ObjectNotFound,
     PermanentS3Error,
     PreconditionFailed,
 )
 from s3blobfs.s3.body import Body
-from s3blobfs.s3.fake_bucket import FakeBucket, FakeVersion
+from s3blobfs.s3.fake_bucket import FakeBucket, FakeUpload, FakeVersion
+from s3blobfs.s3.fake_uploads import FakeEarlyUploads, existing, multipart_etag
 from s3blobfs.s3.limits import (
     LIST_PAGE_MAX,
     check_batch,
@@ -81,6 +81,8 @@ class FakeS3:
         """Of all bodies."""
         self.copied_part: Callable[[bytes, int, int], bytes] | None = lambda data, start, end: data[start:end]
         """What UploadPartCopy makes of a source; ``None``: it is not implemented."""
+        self.has_tags = True
+        """Tags are implemented."""
         self.conditional_copies = True
         """UploadPartCopy honours CopySourceIfMatch."""
         self._clock_ns = clock_ns
@@ -104,23 +106,30 @@ class FakeS3:
             raise BucketNotFound(f"no bucket {name!r}", code="NoSuchBucket", status=404) from None
 
     def store(
-        self, bucket: FakeBucket, key: str, data: bytes, etag: str, metadata: dict[str, str]
+        self,
+        bucket: FakeBucket,
+        key: str,
+        data: bytes,
+        etag: str,
+        metadata: dict[str, str],
+        tags: dict[str, str] | None = None,
     ) -> PutReceipt:
         """Make ``data`` the current version of ``key``."""
         info = self._new_info(bucket, key, len(data), etag, metadata)
-        bucket.insert(FakeVersion(self._changes, info, data))
+        bucket.insert(FakeVersion(self._changes, info, data, tags=tags or {}))
         return PutReceipt(info.etag, info.version_id)
 
     def mark_deleted(self, bucket: FakeBucket, key: str) -> None:
         info = self._new_info(bucket, key, 0, "", {})
         bucket.insert(FakeVersion(self._changes, info, b"", is_delete_marker=True))
 
-    def begin_upload(self, bucket: str, key: str) -> str:
-        """A multipart upload that nobody will finish; answers its id. The clients' own are over as soon as
-        they are begun."""
+    def begin_upload(self, bucket: str, key: str, metadata: dict[str, str] | None = None) -> str:
+        """A multipart upload; answers its id. Those of a client's ``put`` are over as soon as they are
+        begun, and never seen."""
         self._changes += 1
         upload_id = hashlib.sha256(b"upload %d" % self._changes).hexdigest()[:32]
-        self.bucket(bucket).uploads[upload_id] = UploadInfo(key, upload_id, self._now_ns())
+        info = UploadInfo(key, upload_id, self._now_ns())
+        self.bucket(bucket).uploads[upload_id] = FakeUpload(info, metadata or {})
         return upload_id
 
     def _now_ns(self) -> int:
@@ -144,17 +153,8 @@ class FakeS3:
         )
 
 
-class FakeObjectClient:
+class FakeObjectClient(FakeEarlyUploads):
     """:class:`~s3blobfs.s3.protocol.ObjectClient` of one bucket of a :class:`FakeS3`."""
-
-    def __init__(self, server: FakeS3, bucket: str, tracer: Tracer) -> None:
-        self._server = server
-        self._bucket = bucket
-        self._tracer = tracer
-
-    @property
-    def bucket(self) -> str:
-        return self._bucket
 
     async def put(
         self,
@@ -178,7 +178,7 @@ class FakeObjectClient:
             self._server.received_bytes += len(data)
         else:
             pieces = await self._send_parts(data, reuse)
-            etag, data = _multipart_etag(pieces), b"".join(pieces)
+            etag, data = multipart_etag(pieces), b"".join(pieces)
             bucket = self._server.bucket(self._bucket)
         current = bucket.find(key)
         if if_none_match and current is not None and not current.is_delete_marker:
@@ -210,7 +210,7 @@ class FakeObjectClient:
         await self._request(Count.S3_COPY)
         if self._server.copied_part is None:
             raise PermanentS3Error("no UploadPartCopy", code="NotImplemented", status=501, key=source.key)
-        version = _existing(self._server.bucket(source_bucket), source.key, source.version_id)
+        version = existing(self._server.bucket(source_bucket), source.key, source.version_id)
         if self._server.conditional_copies and if_match != version.info.etag:
             raise PreconditionFailed(
                 "the source is not the one expected", code="PreconditionFailed", status=412, key=source.key
@@ -228,7 +228,7 @@ class FakeObjectClient:
     ) -> ObjectData:
         check_key(key)
         check_range(offset, length)
-        version = _existing(await self._request(Count.S3_GET), key, version_id)
+        version = existing(await self._request(Count.S3_GET), key, version_id)
         if if_match is not None and if_match != version.info.etag:
             raise PreconditionFailed(
                 "the object is not the one expected", code="PreconditionFailed", status=412, key=key
@@ -244,7 +244,7 @@ class FakeObjectClient:
 
     async def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo:
         check_key(key)
-        return _copied(_existing(await self._request(Count.S3_HEAD), key, version_id).info)
+        return _copied(existing(await self._request(Count.S3_HEAD), key, version_id).info)
 
     async def copy(
         self,
@@ -261,7 +261,7 @@ class FakeObjectClient:
         check_key(source.key)
         stamped = None if metadata is None else check_metadata(metadata)
         bucket = await self._request(Count.S3_COPY)
-        version = _existing(self._server.bucket(source_bucket), source.key, source.version_id)
+        version = existing(self._server.bucket(source_bucket), source.key, source.version_id)
         if if_match is not None and if_match != version.info.etag:
             raise PreconditionFailed(
                 "the source is not the one expected", code="PreconditionFailed", status=412, key=source.key
@@ -273,7 +273,7 @@ class FakeObjectClient:
         if stamped is None:
             stamped = dict(version.info.metadata)
         etag = hashlib.md5(version.data, usedforsecurity=False).hexdigest()
-        return self._server.store(bucket, key, version.data, etag, stamped)
+        return self._server.store(bucket, key, version.data, etag, stamped, dict(version.tags))
 
     async def copy_range(
         self, source_bucket: str, source: ObjectId, key: str, *, offset: int, length: int, if_match: str
@@ -282,7 +282,7 @@ class FakeObjectClient:
         check_key(source.key)
         check_range(offset, length)
         data = await self._copy_part(source_bucket, source, offset, offset + length, if_match)
-        return self._server.store(self._server.bucket(self._bucket), key, data, _multipart_etag([data]), {})
+        return self._server.store(self._server.bucket(self._bucket), key, data, multipart_etag([data]), {})
 
     async def delete(self, target: ObjectId) -> None:
         check_key(target.key)
@@ -325,7 +325,8 @@ class FakeObjectClient:
 
     async def list_uploads(self, prefix: str) -> AsyncIterator[UploadInfo]:
         bucket = await self._request(Count.S3_LIST)
-        for upload in sorted(bucket.uploads.values(), key=lambda upload: (upload.key, upload.upload_id)):
+        begun = [upload.info for upload in bucket.uploads.values()]
+        for upload in sorted(begun, key=lambda upload: (upload.key, upload.upload_id)):
             if upload.key.startswith(prefix):
                 yield upload
 
@@ -371,19 +372,6 @@ class FakeObjectClient:
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
 
-    async def _request(self, kind: Count, requests: int = 1) -> FakeBucket:
-        self._tracer.count(kind, requests)
-        await trio.lowlevel.checkpoint()
-        return self._server.bucket(self._bucket)
-
-
-def _existing(bucket: FakeBucket, key: str, version_id: str | None) -> FakeVersion:
-    version = bucket.find(key, version_id)
-    if version is None or version.is_delete_marker:
-        code = "NoSuchKey" if version_id is None else "NoSuchVersion"
-        raise ObjectNotFound("no such object", code=code, status=404, key=key)
-    return version
-
 
 def _copied(info: ObjectInfo) -> ObjectInfo:
     """The caller may do with its metadata what it likes."""
@@ -393,8 +381,3 @@ def _copied(info: ObjectInfo) -> ObjectInfo:
 def _listing_position(entry: tuple[FakeVersion, bool]) -> tuple[str, int]:
     """Keys by code point, which is S3's order of UTF-8; versions newest first."""
     return entry[0].info.key, -entry[0].sequence
-
-
-def _multipart_etag(parts: Sequence[bytes]) -> str:
-    digests = b"".join(hashlib.md5(part, usedforsecurity=False).digest() for part in parts)
-    return f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"

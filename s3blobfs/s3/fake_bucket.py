@@ -17,6 +17,17 @@ class FakeVersion:
     info: ObjectInfo
     data: bytes
     is_delete_marker: bool = False
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class FakeUpload:
+    """A multipart upload that is under way."""
+
+    info: UploadInfo
+    metadata: dict[str, str] = field(default_factory=dict)
+    parts: dict[int, bytes] = field(default_factory=dict)
+    """By number, from 1."""
 
 
 @dataclass(slots=True)
@@ -26,8 +37,8 @@ class FakeBucket:
     versioning: bool = False
     versions: dict[str, list[FakeVersion]] = field(default_factory=dict)
     """Oldest first; never an empty list."""
-    uploads: dict[str, UploadInfo] = field(default_factory=dict)
-    """Unfinished multipart uploads by id: those of :meth:`FakeS3.begin_upload`."""
+    uploads: dict[str, FakeUpload] = field(default_factory=dict)
+    """Unfinished multipart uploads by id."""
 
     def find(self, key: str, version_id: str | None = None) -> FakeVersion | None:
         """The version named, or the current one; delete markers included."""

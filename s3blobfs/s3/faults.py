@@ -17,11 +17,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import trio
 import trio.lowlevel
 
+from s3blobfs.s3.begun import BegunUpload, EarlyPart, telling
 from s3blobfs.s3.one_by_one import get_one_by_one
 from s3blobfs.s3.protocol import (
     DeleteFailure,
@@ -51,6 +53,11 @@ Operation = Literal[
     "list_versions",
     "list_uploads",
     "abort_upload",
+    "begin_upload",
+    "send_part",
+    "finish_upload",
+    "put_tags",
+    "get_tags",
     "bucket_exists",
     "create_bucket",
     "versioning_enabled",
@@ -258,6 +265,40 @@ class FaultyObjectClient:
 
     async def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo:
         return await self._call("head", [key], lambda: self._inner.head(key, version_id=version_id))
+
+    @property
+    def part_bytes(self) -> int:
+        return self._inner.part_bytes
+
+    async def begin_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> BegunUpload:
+        return await self._call(
+            "begin_upload", [key], lambda: self._inner.begin_upload(key, metadata=metadata)
+        )
+
+    async def send_part(self, upload: BegunUpload, part: EarlyPart, body: Path, *, checksums: bytes) -> None:
+        with telling(part):
+            await self._call(
+                "send_part",
+                [upload.key],
+                lambda: self._inner.send_part(upload, part, body, checksums=checksums),
+            )
+
+    async def finish_upload(
+        self, upload: BegunUpload, body: PutBody, *, checksums: bytes, repeat_unknown: bool = True
+    ) -> PutReceipt:
+        return await self._call(
+            "finish_upload",
+            [upload.key],
+            lambda: self._inner.finish_upload(
+                upload, body, checksums=checksums, repeat_unknown=repeat_unknown
+            ),
+        )
+
+    async def put_tags(self, target: ObjectId, tags: Mapping[str, str]) -> None:
+        await self._call("put_tags", [target.key], lambda: self._inner.put_tags(target, tags))
+
+    async def get_tags(self, target: ObjectId) -> dict[str, str]:
+        return await self._call("get_tags", [target.key], lambda: self._inner.get_tags(target))
 
     async def copy(
         self,

@@ -26,9 +26,15 @@ DELETE_BATCH_MAX = 1000
 LIST_PAGE_MAX = 1000
 """Entries of one page of a listing."""
 
+TAGS_MAX = 10
+TAG_NAME_MAX = 128
+TAG_VALUE_MAX = 256
+"""Characters (Amazon S3 User Guide, "Categorizing your storage using tags")."""
+
 _NOT_IN_KEYS = re.compile("[\\\\\x00-\x1f\x7f\ud800-\udfff]")
 _METADATA_NAME = re.compile(r"[a-z0-9][a-z0-9_\-]*")
 _METADATA_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?|")
+_TAG = re.compile(r"[A-Za-z0-9 +\-=._:/@]*")
 
 
 def is_plain_key(key: str) -> bool:
@@ -68,6 +74,19 @@ def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
     if size_bytes > METADATA_MAX_BYTES:
         raise ValueError(f"{size_bytes} bytes of metadata; S3 takes {METADATA_MAX_BYTES}")
     return metadata
+
+
+def check_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """A copy of ``tags``, once they are such as every server takes: at most ten, of ASCII letters, digits,
+    spaces and ``+-=._:/@``."""
+    for name, value in tags.items():
+        if not 0 < len(name) <= TAG_NAME_MAX or len(value) > TAG_VALUE_MAX:
+            raise ValueError(f"tag {name!r}: a name or a value of this length")
+        if _TAG.fullmatch(name) is None or _TAG.fullmatch(value) is None:
+            raise ValueError(f"tag {name!r}: only letters, digits, spaces and +-=._:/@")
+    if not 0 < len(tags) <= TAGS_MAX:
+        raise ValueError(f"{len(tags)} tags; an object has at most {TAGS_MAX}")
+    return dict(tags)
 
 
 def check_range(offset: int, length: int | None) -> None:

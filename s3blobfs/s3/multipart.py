@@ -14,9 +14,11 @@ from functools import partial
 from typing import TypeVar
 
 import trio
+import trio.lowlevel
 
 from s3blobfs.errors import (
     BucketNotFound,
+    EarlyPartsUseless,
     ObjectStoreError,
     OutcomeUnknown,
     PermanentS3Error,
@@ -24,12 +26,14 @@ from s3blobfs.errors import (
     TransientS3Error,
 )
 from s3blobfs.failpoints import Failpoint, reached
+from s3blobfs.s3.begun import BegunUpload
 from s3blobfs.s3.body import Body
 from s3blobfs.s3.control import ControlPlane, CopySource
 from s3blobfs.s3.parts import Part
 from s3blobfs.s3.protocol import PutReceipt
 from s3blobfs.s3.requests import RequestRunner
 from s3blobfs.trace import Count
+from s3blobfs.types import PutBody
 
 log = logging.getLogger(__name__)
 
@@ -71,26 +75,69 @@ class MultipartUploads:
             if part.copied:
                 assert source is not None
                 return await self._copy_part(key, upload_id, number, part, source)
-
-            crc = body.checksum_of(part.offset, part.length)
-
-            def request() -> str:
-                if crc is not None:
-                    with body.sending(part.offset, part.length) as content:
-                        return self._control.upload_part(key, upload_id, number, content, crc)
-                body.check(part.offset, part.length)
-                return self._control.upload_part(
-                    key, upload_id, number, body.open_range(part.offset, part.length), None
-                )
-
-            etag = await self._runner.run(Count.S3_PART, request, reads_only=False)
+            etag = await self.send_part(key, upload_id, number, body, part)
             reached(Failpoint.PART_SENT)
             return etag
 
-        async with self._aborted_on_failure(key, metadata) as upload_id:
+        upload_id = await self.create(key, metadata)
+        async with self._aborted_on_failure(key, upload_id):
             etags = await map_parallel(send, parts, self._concurrency)
             body.check_unchanged()
             return await self._complete(key, upload_id, etags, if_none_match, repeat_unknown)
+
+    async def create(self, key: str, metadata: Mapping[str, str]) -> str:
+        """Answers the upload id."""
+        return await self._runner.run(
+            None, partial(self._control.create_upload, key, metadata), reads_only=False
+        )
+
+    async def send_part(self, key: str, upload_id: str, number: int, body: Body, part: Part) -> str:
+        """Answers its ETag."""
+        crc = body.checksum_of(part.offset, part.length)
+
+        def request() -> str:
+            if crc is not None:
+                with body.sending(part.offset, part.length) as content:
+                    return self._control.upload_part(key, upload_id, number, content, crc)
+            body.check(part.offset, part.length)
+            return self._control.upload_part(
+                key, upload_id, number, body.open_range(part.offset, part.length), None
+            )
+
+        return await self._runner.run(Count.S3_PART, request, reads_only=False)
+
+    async def finish(
+        self, begun: BegunUpload, source: PutBody, checksums: bytes, repeat_unknown: bool
+    ) -> PutReceipt:
+        """See :meth:`~s3blobfs.s3.protocol.ObjectClient.finish_upload`."""
+        key, upload_id = begun.key, begun.upload_id
+        async with self._aborted_on_failure(key, upload_id, begun.settled):
+            with Body(source, checksums) as body:
+                if not all(early.is_of(checksums) for early in begun.parts):
+                    raise EarlyPartsUseless("the content was changed after a part of it was sent", key=key)
+
+                async def etag_of(number: int, part: Part) -> str:
+                    if number > len(begun.parts):
+                        return await self._send_rest(key, upload_id, number, body, part)
+                    try:
+                        return await begun.parts[number - 1].etag()
+                    except (S3BlobFSError, OSError) as error:
+                        raise EarlyPartsUseless(f"a part did not arrive: {error}", key=key) from error
+
+                parts = [*(early.part for early in begun.parts), *begun.rest(body.size_bytes)]
+                etags = await map_parallel(etag_of, parts, self._concurrency)
+                body.check_unchanged()
+            return await self._complete(key, upload_id, etags, False, repeat_unknown)
+
+    async def _send_rest(self, key: str, upload_id: str, number: int, body: Body, part: Part) -> str:
+        try:
+            etag = await self.send_part(key, upload_id, number, body, part)
+        except PermanentS3Error as error:
+            if error.code != "NoSuchUpload":
+                raise
+            raise EarlyPartsUseless("somebody has thrown away what was sent", key=key) from error
+        reached(Failpoint.PART_SENT)
+        return etag
 
     async def copy(
         self,
@@ -105,7 +152,8 @@ class MultipartUploads:
         async def copy_part(number: int, part: Part) -> str:
             return await self._request_copy(key, upload_id, number, part, source)
 
-        async with self._aborted_on_failure(key, metadata) as upload_id:
+        upload_id = await self.create(key, metadata)
+        async with self._aborted_on_failure(key, upload_id):
             etags = await map_parallel(copy_part, parts, self._concurrency)
             return await self._complete(key, upload_id, etags, False, repeat_unknown)
 
@@ -129,15 +177,17 @@ class MultipartUploads:
         return await self._runner.run(Count.S3_COPY, request, reads_only=False)
 
     @asynccontextmanager
-    async def _aborted_on_failure(self, key: str, metadata: Mapping[str, str]) -> AsyncIterator[str]:
-        """An upload id; its parts are thrown away (and not paid for any longer) unless all goes well."""
-        create = partial(self._control.create_upload, key, metadata)
-        upload_id = await self._runner.run(None, create, reads_only=False)
+    async def _aborted_on_failure(
+        self, key: str, upload_id: str, settled: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+    ) -> AsyncIterator[None]:
+        """Its parts are thrown away (and not paid for any longer) unless all goes well: once ``settled``
+        returns, for a part that arrives later would stay."""
         try:
-            yield upload_id
+            yield
         except BaseException:
             # Shielded, for the caller may be cancelled; bounded by the request's own total deadline.
             with trio.CancelScope(shield=True):
+                await settled()
                 await self._abort(key, upload_id)
             raise
 

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from s3blobfs.config import MIB
 from s3blobfs.s3.limits import PART_MIN_BYTES, PARTS_MAX, part_ranges
-from s3blobfs.s3.protocol import Reuse
+
+if TYPE_CHECKING:  # it speaks of uploads in parts itself
+    from s3blobfs.s3.protocol import Reuse
 
 COPIES_AT_ONCE = 4
 _COPY_LEAST_BYTES = 16 * MIB

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from s3blobfs.errors import S3BlobFSError
+from s3blobfs.s3.begun import BegunUpload, EarlyPart
 from s3blobfs.types import Buffer, PutBody
 
 
@@ -187,7 +189,44 @@ class ObjectClient(Protocol):
         real server also for a missing bucket, since an answer to HEAD does not say what is missing."""
         ...
 
+    # -- a large object whose content is not complete yet ------------------------------------------------
+
+    @property
+    def part_bytes(self) -> int:
+        """How much of a large object is sent in one part."""
+        ...
+
+    async def begin_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> BegunUpload:
+        """Begin to send an object whose content is still growing. It is ended by :meth:`finish_upload`, or
+        by :meth:`abort_upload` once no part is on its way."""
+        ...
+
+    async def send_part(self, upload: BegunUpload, part: EarlyPart, body: Path, *, checksums: bytes) -> None:
+        """Send a part that was just added to ``upload``; tells ``part`` what became of it, whatever that is,
+        and raises it. The file may grow meanwhile; ``checksums`` are those of its first bytes, as far as
+        the end of the part at least, and none but these bytes is sent:
+        :class:`~s3blobfs.errors.DamagedContent`."""
+        ...
+
+    async def finish_upload(
+        self, upload: BegunUpload, body: PutBody, *, checksums: bytes, repeat_unknown: bool = True
+    ) -> PutReceipt:
+        """The content is complete: send what is left of it and make it an object, as :meth:`put` does.
+        :class:`~s3blobfs.errors.EarlyPartsUseless` when what was sent is not what ``checksums`` say, did not
+        arrive, or is gone. Fails with nothing left in S3."""
+        ...
+
     # -- control plane ---------------------------------------------------------------------------------
+
+    async def put_tags(self, target: ObjectId, tags: Mapping[str, str]) -> None:
+        """Replace the tags of a key or of one version of it: at least one, at most ten, of few characters
+        (:func:`s3blobfs.s3.limits.check_tags`). Neither its ETag nor its time changes.
+        :class:`~s3blobfs.errors.ObjectNotFound`; some servers have no tags."""
+        ...
+
+    async def get_tags(self, target: ObjectId) -> dict[str, str]:
+        """The tags of a key or of one version of it. :class:`~s3blobfs.errors.ObjectNotFound`."""
+        ...
 
     async def copy(
         self,

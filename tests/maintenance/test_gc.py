@@ -216,7 +216,7 @@ async def test_stale_uploads(world: World) -> None:
     assert found(report) == {"stale-upload": (1, 0)}
     assert len(world.bucket.uploads) == 4
     await world.gc(DELETE)
-    assert {upload.key for upload in world.bucket.uploads.values()} == {
+    assert {upload.info.key for upload in world.bucket.uploads.values()} == {
         "1" * 32,
         "somebody/else",
         ".s3blobfs/index/1",
