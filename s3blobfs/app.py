@@ -60,6 +60,7 @@ from s3blobfs.volume.lock import LockHolder, VolumeLock
 from s3blobfs.volume.making import MadeVolume, NewVolume, make_volume_in
 from s3blobfs.volume.paths import VolumePaths
 from s3blobfs.volume.tier_mark import claim_tier
+from s3blobfs.writeback.early import EarlyLimits
 from s3blobfs.writeback.reaper import Reaper
 from s3blobfs.writeback.recovery import recover
 from s3blobfs.writeback.uploader import Limits, Uploader
@@ -197,9 +198,7 @@ class _Mount:
                 db=db,
                 tier=tier,
                 stores=blob_stores,
-                make_uploader=partial(
-                    Uploader, db, tier, blob_stores, reaper, limits=Limits(queue=options.queue)
-                ),
+                make_uploader=partial(Uploader, db, tier, blob_stores, reaper, limits=_limits(options)),
                 reaper=reaper,
                 tracer=tracer,
                 durability=options.durability or volume.durability,
@@ -368,6 +367,7 @@ class _Mount:
                 mounted=True,
                 read_only=self._options.read_only,
                 blob_changed=parts.filesystem.blob_changed,
+                sent_early=parts.filesystem.uploader.early.names,
                 shipped=parts.shipper.shipped if parts.shipper else trio.lowlevel.checkpoint,
                 index_copy=parts.shipper,
             )
@@ -418,6 +418,13 @@ class _Parts:
     filesystem: Filesystem
     recorder: TraceRecorder
     shipper: Shipper | None
+
+
+def _limits(options: MountOptions) -> Limits:
+    files = EarlyLimits().files if options.early_upload else 0
+    # A quarter of the requests: what somebody waits for must not wait for these.
+    parts = max(1, min(EarlyLimits().parts, options.s3.max_threads // 4))
+    return Limits(queue=options.queue, early=EarlyLimits(files, parts))
 
 
 def _leading(group: BaseExceptionGroup[S3BlobFSError]) -> S3BlobFSError:

@@ -192,6 +192,8 @@ class MountOptions:
     """Long: this process is the only writer and tells the kernel what changed behind its back."""
     index_copy: IndexCopyOptions = field(default_factory=IndexCopyOptions)
     queue: QueueOptions = field(default_factory=QueueOptions)
+    early_upload: bool = True
+    """Send large files of ``versioned`` stores while they are written."""
     commit_delay_s: float = 0.05
     """How long metadata changes wait for company in one index commit."""
     fuse_extension: FuseExtension = FuseExtension.AUTO

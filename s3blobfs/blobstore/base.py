@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from s3blobfs.blobstore.early import EarlyParts
 from s3blobfs.blobstore.keys import subject, subject_of
 from s3blobfs.blobstore.protocol import BlobSource, DeleteError, Kept, TakeContent
 from s3blobfs.blobstore.reusing import Reusing
@@ -49,6 +50,10 @@ class ObjectBlobStore:
     @property
     def config(self) -> StoreConfig:
         return self._config
+
+    @property
+    def early(self) -> EarlyParts | None:
+        return None
 
     async def exists(self, location: BlobLocation, size_bytes: int) -> bool:
         found = await self._head(location.object_key, location.version_id)

@@ -29,6 +29,7 @@ from s3blobfs.blobstore.base import ObjectBlobStore
 from s3blobfs.blobstore.keys import collision_name, digest_location, digest_name, subject
 from s3blobfs.blobstore.protocol import BlobStore, Kept
 from s3blobfs.errors import ObjectAlreadyExists, ObjectNotFound, PermanentS3Error, TransientS3Error
+from s3blobfs.s3.begun import BegunUpload
 from s3blobfs.s3.protocol import ObjectClient, ObjectInfo, PutReceipt
 from s3blobfs.trace import Arrow, Party, Tracer
 from s3blobfs.types import BlobContent, ContentDigests, ObjectHint, PutBody, StoreConfig, StoredContent
@@ -56,7 +57,9 @@ class DigestBlobStore(ObjectBlobStore):
         hint: ObjectHint,
         replace: bool = False,
         kept: Kept | None = None,
+        begun: BegunUpload | None = None,
     ) -> StoredContent:
+        assert begun is None, "nothing is begun before its key is known"
         stamp = metadata.encode(write_id, hint, digests)
         conditional = self._config.conditional_put and not replace
 

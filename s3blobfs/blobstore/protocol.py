@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from s3blobfs.blobstore.early import EarlyParts
 from s3blobfs.errors import ObjectStoreError, S3BlobFSError
+from s3blobfs.s3.begun import BegunUpload
 from s3blobfs.types import (
     BlobContent,
     BlobLocation,
@@ -66,6 +68,11 @@ class BlobStore(Protocol):
     @property
     def config(self) -> StoreConfig: ...
 
+    @property
+    def early(self) -> EarlyParts | None:
+        """For sending parts of what is not complete yet, where the keying allows that."""
+        ...
+
     async def put(
         self,
         body: PutBody,
@@ -76,6 +83,7 @@ class BlobStore(Protocol):
         hint: ObjectHint,
         replace: bool = False,
         kept: Kept | None = None,
+        begun: BegunUpload | None = None,
     ) -> StoredContent:
         """Store the sealed file at ``body``, or its beginning, which must not change meanwhile; or the bytes
         that it is.
@@ -84,7 +92,8 @@ class BlobStore(Protocol):
         names this attempt to store this content, so that :meth:`find_write` can tell afterwards whether a
         PUT whose answer was lost took place. With ``replace`` an object under the content's own key is not
         asked for but replaced: it is known to be damaged (a ``versioned`` store never asks). Of a large
-        content S3 copies what is ``kept`` of a stored one, and the rest alone is sent."""
+        content S3 copies what is ``kept`` of a stored one, and the rest alone is sent; or parts are there,
+        of an upload :attr:`early` has begun under the same ``write_id``, which is over then in any case."""
         ...
 
     async def copy_from(

@@ -8,16 +8,22 @@ write id in its stamp, and only when there is none the request is made again.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
 from s3blobfs.blobstore import metadata
 from s3blobfs.blobstore.base import ObjectBlobStore
+from s3blobfs.blobstore.early import EarlyParts
 from s3blobfs.blobstore.keys import is_object_id, versioned_location
 from s3blobfs.blobstore.protocol import BlobStore, Kept
-from s3blobfs.errors import ObjectNotFound, OutcomeUnknown, PermanentS3Error
-from s3blobfs.s3.protocol import PutReceipt
-from s3blobfs.trace import Arrow, Party
-from s3blobfs.types import BlobContent, ContentDigests, ObjectHint, PutBody, StoredContent
+from s3blobfs.blobstore.stamps import read_stamp
+from s3blobfs.errors import AccessDenied, ObjectNotFound, OutcomeUnknown, PermanentS3Error
+from s3blobfs.s3.begun import BegunUpload
+from s3blobfs.s3.protocol import ObjectClient, ObjectInfo, PutReceipt
+from s3blobfs.trace import Arrow, Party, Tracer
+from s3blobfs.types import BlobContent, ContentDigests, ObjectHint, PutBody, StoreConfig, StoredContent
+
+logger = logging.getLogger(__name__)
 
 FIND_WRITE_DEPTH = 16
 """Versions of a key that are asked for their stamp. Uploads of a file never overtake one another, so a
@@ -29,6 +35,14 @@ DOUBTS_MAX = 4
 class VersionedBlobStore(ObjectBlobStore):
     """Blobs named by ``object id`` and S3 version."""
 
+    def __init__(self, config: StoreConfig, client: ObjectClient, tracer: Tracer) -> None:
+        super().__init__(config, client, tracer)
+        self._early = EarlyParts(config, client, tracer)
+
+    @property
+    def early(self) -> EarlyParts:
+        return self._early
+
     async def put(
         self,
         body: PutBody,
@@ -39,12 +53,22 @@ class VersionedBlobStore(ObjectBlobStore):
         hint: ObjectHint,
         replace: bool = False,
         kept: Kept | None = None,
+        begun: BegunUpload | None = None,
     ) -> StoredContent:
         object_id = self._checked(object_id)
         key = self._config.prefix + object_id
         stamp = metadata.encode(write_id, hint, digests)
 
+        unfinished = begun
+
         async def send() -> PutReceipt:
+            nonlocal unfinished
+            if unfinished is not None:
+                assert not isinstance(body, bytes), "what is begun is large"
+                upload, unfinished = unfinished, None
+                receipt = await self._early.finish(upload, body, digests, hint)
+                if receipt is not None:
+                    return receipt
             reuse = await self._reuse(kept)
             self._trace_put(key, digests.size_bytes)
             return await self._client.put(
@@ -112,13 +136,28 @@ class VersionedBlobStore(ObjectBlobStore):
         for version_id in candidates[:FIND_WRITE_DEPTH]:
             try:
                 info = await self._client.head(key, version_id=version_id)
+                is_write = await self._is_write(info, version_id, digests, write_id)
             except ObjectNotFound:
                 continue
-            stamp = metadata.decode(info.metadata)
-            if stamp.write_id == write_id and stamp.matches(digests):
+            if is_write:
                 location = versioned_location(self._config.prefix, object_id, version_id)
                 return StoredContent(location, info.etag, existed=True)
         return None
+
+    async def _is_write(
+        self, info: ObjectInfo, version_id: str, digests: ContentDigests, write_id: str
+    ) -> bool:
+        if metadata.decode(info.metadata).write_id != write_id:
+            return False
+        try:
+            stamp = await read_stamp(self._client, info)
+        except AccessDenied as error:
+            logger.warning("whether %s is what it should be cannot be seen: %s", info.key, error)
+            return False  # and it stays without a row, for gc
+        if stamp.in_tag and not stamp.has_digests:
+            # No other content is made an object under its write id. The tag was to follow.
+            return await self._early.tag(info.key, version_id, digests)
+        return stamp.matches(digests)
 
     def _checked(self, object_id: str | None) -> str:
         if object_id is None or not is_object_id(object_id):

@@ -62,7 +62,7 @@ _FSTAB_NAMES = frozenset(
         *("index", "cache_dir", "cache_size", "durability", "read_only", "allow_other", "trace"),
         *("trace_client", "endpoint_url", "region", "profile", "path_style", "ca_bundle", "sse_s3"),
         *("queue_size", "queue_files", "queue_age", "index_sync", "index_lag", "index_retention"),
-        *("noatime", "nodiratime", "fuse_extension", "passthrough"),
+        *("noatime", "nodiratime", "fuse_extension", "passthrough", "no_early_upload"),
         *("sse_kms_key_id", "storage_class", "request_timeout", "total_timeout"),
     }
 )
@@ -104,6 +104,11 @@ _FSTAB_NAMES = frozenset(
     show_default=True,
     help="How many small files are fetched into the cache ahead of who reads a directory's files in the "
     "order of its listing; 0 turns that off.",
+)  # fmt: skip
+@click.option(
+    "--no-early-upload", is_flag=True,
+    help="Send large files when they are closed only. Else those of stores with versioned keys are sent "
+    "while they are written, and what the objects are is in a tag of theirs.",
 )  # fmt: skip
 @click.option("--read-only", is_flag=True, help="Refuse all changes.")
 @click.option("--noatime", is_flag=True, help="Reads leave access times as they are.")
@@ -251,6 +256,7 @@ def _options(
         queue=QueueOptions(
             size_bytes=values["queue_size"], files=values["queue_files"], age_s=values["queue_age"]
         ),
+        early_upload=not values["no_early_upload"],
         fuse_extension=FuseExtension(values["fuse_extension"]),
         passthrough_min_bytes=values["passthrough"],
         fuse_options=kernel_options,

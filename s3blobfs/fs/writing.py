@@ -76,6 +76,7 @@ class Writing:
             staged = await self.writable(inode, changes_from=offset)
             written = await staged.write(offset, data)
             reached(Failpoint.STAGED)
+            self._core.uploader.early.wrote(staged, inode.row, self._write_id)
             inode.touch(self._core.now_ns())
             return written
 
@@ -274,6 +275,7 @@ class Writing:
                 await staged.discard()
             raise
         reached(Failpoint.SEALED)
+        write_id = core.uploader.early.write_id_of(staged) or self._write_id()
         dropped = core.uploader.supersede(inode.id)
         mtime_ns, ctime_ns, atime_ns = inode.mtime_ns, inode.ctime_ns, inode.atime_ns
 
@@ -290,7 +292,7 @@ class Writing:
                 staged_name=staged.name,
                 size_bytes=digests.size_bytes,
                 digests=digests,
-                write_id=self._write_id(),
+                write_id=write_id,
                 state=UploadState.SEALED,
                 now_ns=core.now_ns(),
             )

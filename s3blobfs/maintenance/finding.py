@@ -15,6 +15,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from s3blobfs.blobstore.stamps import read_stamp
 from s3blobfs.errors import ObjectNotFound
 from s3blobfs.index import blobs, dentries, explain, inodes, uploads
 from s3blobfs.index.check import Problem
@@ -165,7 +166,8 @@ def _wanted(tx: Transaction, number: int) -> _Wanted | None:
 async def _ask(client: ObjectClient, config: StoreConfig, targets: Sequence[ObjectId]) -> list[StoredObject]:
     async def ask(target: ObjectId) -> StoredObject | None:
         try:
-            return as_stamped(config, await client.head(target.key, version_id=target.version_id))
+            info = await client.head(target.key, version_id=target.version_id)
+            return as_stamped(config, info, await read_stamp(client, info))
         except ObjectNotFound:
             return None
 

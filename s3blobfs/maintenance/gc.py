@@ -121,9 +121,11 @@ class _Gc:
 
     async def _uploads(self, client: ObjectClient, prefix: str, territory: Territory) -> None:
         before_ns = min(self._before_ns, self._target.now_ns() - round(STALE_UPLOAD_S * _NS_PER_S))
-        # Before they are listed: an upload this old has had its row for as long, and a row that is gone by
-        # then has no upload any more.
+        # In this order, and before they are listed: an upload this old has been sent early ever since, or has
+        # got its row by now; and a row that is gone by then has no upload any more.
+        sent_early = self._target.sent_early()
         journal = await self._target.db.read(explain.journal)
+        in_flight = journal.names | sent_early
         async for upload in client.list_uploads(prefix):
             place = territory.place(upload.key)
             if place.ownership is Ownership.VOLUME:
@@ -132,7 +134,7 @@ class _Gc:
                 self._report.keep(Kept.FOREIGN, 0)
             elif upload.initiated_ns > before_ns:
                 self._report.keep(Kept.RECENT, 0)
-            elif (place.store.id, place.name) in journal.names:
+            elif (place.store.id, place.name) in in_flight:
                 self._report.keep(Kept.IN_FLIGHT, 0)
             else:
                 candidate = Candidate(Kind.STALE_UPLOAD, client.bucket, upload.key, upload.upload_id, 0)

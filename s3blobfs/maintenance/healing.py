@@ -34,7 +34,7 @@ from s3blobfs.errors import (
 from s3blobfs.index import blobs, dentries, inodes, scrubs
 from s3blobfs.index.blobs import BlobRow, BlobState
 from s3blobfs.index.transaction import Transaction
-from s3blobfs.maintenance.inspection import Damage, DamageKind, Inspector, has_digests, judge
+from s3blobfs.maintenance.inspection import Damage, DamageKind, Inspector, has_digests
 from s3blobfs.maintenance.target import Target
 from s3blobfs.s3.protocol import ObjectClient, ObjectInfo
 from s3blobfs.types import BlobContent, BlobLocation, Keying, ObjectHint, StoredContent
@@ -191,7 +191,7 @@ class Healer:
     async def _is_content(
         self, client: ObjectClient, location: BlobLocation, info: ObjectInfo, row: BlobRow
     ) -> bool:
-        if judge(info, None, row.digests) is not None:
+        if await self._inspector.judge(client, info, None, row.digests) is not None:
             return False
         if not self._read:
             return True

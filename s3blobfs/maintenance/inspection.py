@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from s3blobfs.blobstore import metadata
+from s3blobfs.blobstore.metadata import Stamp
+from s3blobfs.blobstore.stamps import read_stamp
 from s3blobfs.config import MIB
 from s3blobfs.errors import DamagedContent, ObjectNotFound
 from s3blobfs.index.blobs import BlobRow
@@ -45,11 +47,9 @@ class Damage:
     """What is in S3, where something is."""
 
 
-def judge(info: ObjectInfo, etag: str | None, digests: ContentDigests) -> Damage | None:
-    """What HEAD tells; ``etag`` ``None``: any."""
+def _judge(info: ObjectInfo, stamp: Stamp, etag: str | None, digests: ContentDigests) -> Damage | None:
     if info.size_bytes != digests.size_bytes:
         return Damage(DamageKind.SIZE, f"it has {info.size_bytes} bytes, not {digests.size_bytes}", info)
-    stamp = metadata.decode(info.metadata)
     if not stamp.matches(digests) or stamp.md5 != digests.md5:
         says = "says nothing of its content" if stamp.sha256 is None else "is of another content"
         return Damage(DamageKind.METADATA, f"its metadata {says}", info)
@@ -73,6 +73,18 @@ class Inspector:
             return await client.head(location.object_key, version_id=location.version_id)
         except ObjectNotFound:
             return None
+
+    async def judge(
+        self, client: ObjectClient, info: ObjectInfo, etag: str | None, digests: ContentDigests
+    ) -> Damage | None:
+        """What HEAD told, and the object's stamp; ``etag`` ``None``: any."""
+        if metadata.decode(info.metadata).in_tag:
+            await self.requests.take()
+        try:
+            stamp = await read_stamp(client, info)
+        except ObjectNotFound:
+            return _missing(info.version_id)
+        return _judge(info, stamp, etag, digests)
 
     async def digests(
         self, client: ObjectClient, location: BlobLocation, info: ObjectInfo
@@ -105,9 +117,8 @@ class Inspector:
         """With ``read`` the row must have its checksums."""
         info = await self.head(client, row.location)
         if info is None:
-            version = "version" if row.location.version_id is not None else "object"
-            return Damage(DamageKind.MISSING, f"there is no such {version}")
-        damage = judge(info, row.etag, row.digests)
+            return _missing(row.location.version_id)
+        damage = await self.judge(client, info, row.etag, row.digests)
         if damage is not None or not read:
             return damage
         digests = await self.digests(client, row.location, info)
@@ -117,6 +128,10 @@ class Inspector:
         if row.digests.checksums not in (b"", digests.checksums):
             return Damage(DamageKind.CHECKSUMS, "the index has other CRC-32 values of its bytes", info)
         return None
+
+
+def _missing(version_id: str | None) -> Damage:
+    return Damage(DamageKind.MISSING, f"there is no such {'object' if version_id is None else 'version'}")
 
 
 def has_digests(found: ContentDigests | None, expected: ContentDigests) -> bool:

@@ -184,10 +184,13 @@ class Judge:
         except ObjectNotFound:
             return None  # gone meanwhile
         stamp = metadata.decode(info.metadata)
-        ours = stamp.write_id is not None and stamp.sha256 is not None and stamp.md5 is not None
+        ours = stamp.is_ours
         if ours and place.store.keying is Keying.DIGEST:
-            assert stamp.md5 is not None and stamp.sha256 is not None
-            ours = names_content(place, stamp.md5, stamp.sha256)
+            ours = (
+                stamp.md5 is not None
+                and stamp.sha256 is not None
+                and names_content(place, stamp.md5, stamp.sha256)
+            )
         if not ours:
             self._keep(Kept.FOREIGN, [entry])
             return None

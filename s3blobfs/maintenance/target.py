@@ -54,6 +54,9 @@ class Target:
     shipped: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
     """Returns when the bucket's copy of the index has everything that was written; raises
     :class:`~s3blobfs.errors.IndexFenced` when another mount has gone on with the volume."""
+    sent_early: Callable[[], frozenset[tuple[int, str]]] = frozenset
+    """Objects to be that have no journal row yet, though parts of them are sent: store id, and the key
+    without the store's prefix."""
     index_copy: Shipper | None = None
     """Keeps the copy of the index in the bucket; ``None`` where nobody does."""
     now_ns: Callable[[], int] = time.time_ns

@@ -12,9 +12,11 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from s3blobfs.blobstore import metadata
+from s3blobfs.blobstore.metadata import Stamp
+from s3blobfs.blobstore.stamps import read_stamp
 from s3blobfs.config import MIB, VolumeSettings
 from s3blobfs.errors import DamagedContent, ObjectNotFound
 from s3blobfs.index import blobs, dentries, inodes, settings, stores
@@ -123,16 +125,27 @@ class Rebuilder:
             if info.size_bytes == 0:
                 self._skip(target, "it is empty, and files without bytes have no object")
                 return None
-            found = as_stamped(config, info)
+            stamp = await read_stamp(client, info)
+            found = as_stamped(config, info, stamp)
             if found is None:
                 digests = await self._read(client, target, info)
-                found = stored_object(config, info, digests, metadata.decode({}))
+                found = self._as_read(config, info, stamp, digests)
         except (ObjectNotFound, DamagedContent) as error:
             self._skip(target, str(error))
             return None
         if found is None:
             self._skip(target, "it has no version, and could be overwritten")
         return found
+
+    def _as_read(
+        self, config: StoreConfig, info: ObjectInfo, stamp: Stamp, digests: ContentDigests
+    ) -> StoredObject | None:
+        """Of one whose tag is lost the stamp is right all the same, as far as it goes."""
+        if stamp.in_tag and not stamp.has_digests:
+            known = replace(stamp, size_bytes=digests.size_bytes, md5=digests.md5, sha256=digests.sha256)
+            if (found := as_stamped(config, info, known)) is not None:
+                return found
+        return stored_object(config, info, digests, metadata.decode({}))
 
     def _skip(self, target: ObjectId, reason: str) -> None:
         self._result.skipped.append(f"{target.key}: {reason}")

@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import trio
 
-from s3blobfs.blobstore import metadata
 from s3blobfs.blobstore.keys import (
     collision_name,
     digest_location,
@@ -108,10 +107,9 @@ async def _entries(client: ObjectClient, config: StoreConfig) -> AsyncIterator[O
             )
 
 
-def as_stamped(config: StoreConfig, info: ObjectInfo) -> StoredObject | None:
+def as_stamped(config: StoreConfig, info: ObjectInfo, stamp: Stamp) -> StoredObject | None:
     """What HEAD (of a version, in a ``versioned`` store) told, if the object has our stamp and is where its
     content would have been put."""
-    stamp = metadata.decode(info.metadata)
     name = info.key.removeprefix(config.prefix)
     if stamp.md5 is None or stamp.sha256 is None:
         return None

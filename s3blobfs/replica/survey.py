@@ -10,6 +10,8 @@ import enum
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from s3blobfs.blobstore.early import EARLY_AGE_MAX_S
+from s3blobfs.blobstore.stamps import read_stamp
 from s3blobfs.errors import ObjectNotFound
 from s3blobfs.index import blobs, explain
 from s3blobfs.index.blobs import BlobRow, BlobState
@@ -23,6 +25,9 @@ BATCH = 500
 REMAINING_MAX = 10
 """Other versions of an object that are named where one is gone."""
 _SECOND_NS = 10**9
+_EARLY_NS = round(EARLY_AGE_MAX_S * _SECOND_NS)
+_CLOCKS_DIFFER_NS = 3600 * _SECOND_NS
+"""By so much S3's clock and that of who stored an object, at most."""
 _ALL = 2**62
 
 Counter = Callable[[int, int], None]
@@ -121,7 +126,7 @@ class Surveyor:
             if newest is not None:
                 late.append(ObjectId(newest.key, newest.version_id))
         found = await for_each(late, lambda target: _look(client, config, target))
-        survey.unnamed += [each for each in found if each is not None]
+        survey.unnamed += [each for each in found if each is not None and self._came_late(each)]
         self._done += sum(map(len, batch))
         self._progress(self._done, self._total)
 
@@ -137,14 +142,25 @@ class Surveyor:
     def _late(
         self, config: StoreConfig, named: Sequence[BlobRow], versions: Sequence[ObjectVersionInfo]
     ) -> ObjectVersionInfo | None:
-        """The newest version of a key, if no row names it and it came after the time."""
+        """The newest version of a key, if no row names it and it may have come after the time."""
         newest = versions[0]
-        if self._since_ns is None or newest.last_modified_ns < self._since_ns or newest.is_delete_marker:
+        if self._since_ns is None or newest.is_delete_marker:
+            return None
+        # Before that it may have been begun, and only ended after it.
+        early_ns = _EARLY_NS + _CLOCKS_DIFFER_NS if config.keying is Keying.VERSIONED else 0
+        if newest.last_modified_ns < self._since_ns - early_ns:
             return None
         if config.keying is Keying.DIGEST:
             return newest if not named else None
         known = {row.location.version_id for row in named}
         return newest if newest.version_id is not None and newest.version_id not in known else None
+
+    def _came_late(self, found: StoredObject) -> bool:
+        assert self._since_ns is not None
+        if found.modified_ns >= self._since_ns:
+            return True
+        done_ns = found.stamp.done_ns
+        return done_ns is not None and done_ns >= self._since_ns - _CLOCKS_DIFFER_NS
 
     def _see(self, blob_id: int) -> None:
         at = blob_id // 8
@@ -226,6 +242,7 @@ def _remaining(
 
 async def _look(client: ObjectClient, config: StoreConfig, target: ObjectId) -> StoredObject | None:
     try:
-        return as_stamped(config, await client.head(target.key, version_id=target.version_id))
+        info = await client.head(target.key, version_id=target.version_id)
+        return as_stamped(config, info, await read_stamp(client, info))
     except ObjectNotFound:
         return None

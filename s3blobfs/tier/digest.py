@@ -51,6 +51,15 @@ class ContentHasher:
         """Bytes taken so far."""
 
     @property
+    def block_bytes(self) -> int:
+        """Of the whole blocks taken so far. This and their :attr:`checksums` another thread may ask for."""
+        return len(self._blocks) // 4 * CHECKSUM_BLOCK_BYTES
+
+    @property
+    def checksums(self) -> bytes:
+        return bytes(self._blocks)
+
+    @property
     def checksum_bytes(self) -> int:
         """What the checksums of whole blocks take."""
         return len(self._blocks)
@@ -176,12 +185,29 @@ class DigestFollower:
         self._restarts = 0
         self._running = False
 
-    def about_to_change(self, start: int) -> None:
-        """Bytes from ``start`` on are going to change."""
-        if start < self._claimed:
-            self._generation += 1
-            self._restarts += 1
-            self._claimed = 0
+    def about_to_change(self, start: int) -> bool:
+        """Bytes from ``start`` on are going to change. True if what was hashed is void."""
+        if start >= self._claimed:
+            return False
+        self._generation += 1
+        self._restarts += 1
+        self._claimed = 0
+        return True
+
+    @property
+    def hashed_bytes(self) -> int:
+        """So many, in whole blocks, are hashed from the start of the file on, and have not changed since."""
+        return self._hasher.block_bytes if self._is_valid else 0
+
+    @property
+    def checksums(self) -> bytes:
+        """Of those."""
+        return self._hasher.checksums if self._is_valid else b""
+
+    @property
+    def _is_valid(self) -> bool:
+        # A thread that begins anew takes a new hasher before it says so: what is seen behind this is it.
+        return self._hashed_generation == self._generation
 
     def wrote(self, offset: int, end: int, file: SharedFd) -> None:
         """Bytes ``offset`` to ``end`` are written, and no other write is under way."""

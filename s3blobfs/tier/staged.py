@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,8 @@ class StagedFile(SharedFile):
         """What it was made from, if that is known."""
         self.digests = digests
         """Set when the file is sealed."""
+        self.on_void: Callable[[], None] | None = None
+        """Called when bytes that were hashed are about to change, and when the file goes."""
 
     @property
     def sealed(self) -> bool:
@@ -75,6 +78,16 @@ class StagedFile(SharedFile):
     @property
     def writable(self) -> bool:
         return not self.sealed
+
+    @property
+    def hashed_bytes(self) -> int:
+        """So many bytes, in whole blocks, are hashed and have not changed since."""
+        return self._follower.hashed_bytes
+
+    @property
+    def hashed_checksums(self) -> bytes:
+        """Of those: as :attr:`~s3blobfs.types.ContentDigests.checksums` has them."""
+        return self._follower.checksums
 
     @property
     def failure(self) -> TierError | None:
@@ -211,9 +224,13 @@ class StagedFile(SharedFile):
             self.promised = True
 
     def _about_to_change(self, start: int, end: int = sys.maxsize) -> None:
-        self._follower.about_to_change(start)
+        self._void_from(start)
         if self.origin is not None:
             self.origin.changes(start, end)
+
+    def _void_from(self, start: int) -> None:
+        if self._follower.about_to_change(start) and self.on_void is not None:
+            self.on_void()
 
     def _must_be_writable(self) -> None:
         self._must_be_open()
@@ -396,7 +413,7 @@ class StagedFile(SharedFile):
         changed."""
         if start >= self._kept_bytes:
             return
-        self._follower.about_to_change(start)
+        self._void_from(start)
         with self._layout.errors(f"copying {self._where}"):
             await self._part(start if cut else self.size_bytes, synced=self.promised)
         reached(Failpoint.PARTED)
@@ -449,6 +466,8 @@ class StagedFile(SharedFile):
         self.gone = True
         self._small.drop()
         self._follower.about_to_change(0)
+        if self.on_void is not None:
+            self.on_void()
         self._leave_others()
         self._staging.forget(self)
 

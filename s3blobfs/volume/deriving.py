@@ -34,6 +34,7 @@ STORES_MAX = 100
 
 _OURS = re.compile("[0-9a-f]{32}(-[0-9a-f]{64})?|[0-9a-f]{64}(-[0-9a-f]{32})?")
 """Names that this program gives."""
+_OBJECT_ID_DIGITS = 32
 
 T = TypeVar("T")
 Kind = tuple[Keying, DigestAlgorithm]
@@ -218,14 +219,15 @@ async def _kinds(client: ObjectClient, group: str, keys: list[str]) -> Counter[K
 
 def _kind(name: str, info: ObjectInfo) -> Kind | None:
     stamp = metadata.decode(info.metadata)
-    if stamp.md5 is None or stamp.sha256 is None or stamp.write_id is None:
+    if not stamp.is_ours:
         return None
-    md5, sha256 = stamp.md5.hex(), stamp.sha256.hex()
-    if name in (md5, f"{md5}-{sha256}"):
-        return Keying.DIGEST, DigestAlgorithm.MD5
-    if name in (sha256, f"{sha256}-{md5}"):
-        return Keying.DIGEST, DigestAlgorithm.SHA256
-    if len(name) == len(md5) and info.version_id is not None:
+    if stamp.md5 is not None and stamp.sha256 is not None:
+        md5, sha256 = stamp.md5.hex(), stamp.sha256.hex()
+        if name in (md5, f"{md5}-{sha256}"):
+            return Keying.DIGEST, DigestAlgorithm.MD5
+        if name in (sha256, f"{sha256}-{md5}"):
+            return Keying.DIGEST, DigestAlgorithm.SHA256
+    if len(name) == _OBJECT_ID_DIGITS and info.version_id is not None:
         return Keying.VERSIONED, DigestAlgorithm.MD5
     return None
 

@@ -11,6 +11,7 @@ from s3blobfs.config import QueueOptions
 from s3blobfs.index.inodes import InodeRow
 from s3blobfs.tier.cache import CacheEntry
 from s3blobfs.types import BlobContent
+from s3blobfs.writeback.early import EarlyLimits
 from s3blobfs.writeback.schedule import Backoff, ScheduleLimits
 from s3blobfs.writeback.tickets import UploadTicket
 from s3blobfs.writeback.transfer import Content
@@ -31,6 +32,7 @@ class Limits:
 
     queue: QueueOptions = field(default_factory=QueueOptions)
     schedule: ScheduleLimits = field(default_factory=ScheduleLimits)
+    early: EarlyLimits = field(default_factory=EarlyLimits)
     transient: Backoff = field(default_factory=lambda: Backoff(first_s=1.0, longest_s=60.0))
     permanent: Backoff = field(default_factory=lambda: Backoff(first_s=15.0, longest_s=600.0))
 

@@ -22,6 +22,7 @@ from s3blobfs.index.uploads import UploadRow
 from s3blobfs.tier.origin import Origin
 from s3blobfs.tier.staging import StagedFile
 from s3blobfs.types import BlobContent, ContentDigests, Keying, ObjectHint, StoredContent
+from s3blobfs.writeback.early import EarlyUploads
 from s3blobfs.writeback.reaper import Reaper
 
 _REAP_ROUNDS = 5
@@ -58,11 +59,13 @@ class Transfer:
         db: Database,
         stores: Mapping[int, BlobStore],
         reaper: Reaper,
+        early: EarlyUploads,
         now_ns: Callable[[], int],
     ) -> None:
         self._db = db
         self._stores = stores
         self._reaper = reaper
+        self._early = early
         self._now_ns = now_ns
 
     async def store(self, content: Content) -> Committed | None:
@@ -154,6 +157,7 @@ class Transfer:
             write_id=write_id,
             hint=hint,
             kept=kept,
+            begun=self._early.take(content.staged, write_id),
         )
         reached(Failpoint.PUT_ANSWERED)
         return stored

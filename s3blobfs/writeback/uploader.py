@@ -47,6 +47,7 @@ from s3blobfs.index.uploads import UploadRow
 from s3blobfs.tier.staging import StagedFile
 from s3blobfs.tier.tier import Tier
 from s3blobfs.writeback.admission import Admission, Load
+from s3blobfs.writeback.early import EarlyUploads
 from s3blobfs.writeback.jobs import Job, Limits, PendingUploads, UploadListener
 from s3blobfs.writeback.reaper import Reaper
 from s3blobfs.writeback.schedule import JobState, Schedule
@@ -79,7 +80,9 @@ class Uploader:
         self._stores = stores
         self._listener = listener
         self._limits = limits or Limits()
-        self._transfer = Transfer(db, stores, reaper, now_ns)
+        self.early = EarlyUploads(db, stores, self._limits.early)
+        """To be told of what is written, and asked for the write id of what is sealed."""
+        self._transfer = Transfer(db, stores, reaper, self.early, now_ns)
         self._jitter = jitter
         self._schedule = Schedule(self._limits.schedule)
         self._jobs: dict[int, Job] = {}
@@ -240,6 +243,7 @@ class Uploader:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                self.early.start(nursery)
                 task_status.started()
                 try:
                     while True:
@@ -248,6 +252,7 @@ class Uploader:
                         await self._wait_for_work()
                 finally:
                     self._nursery = None
+                    self.early.stop()
         finally:
             self._stop(TransientS3Error("uploads have ended; the data is staged for the next mount"))
 

@@ -33,7 +33,7 @@ from s3blobfs.demo.process import ProcessId
 LOOPBACK = "127.0.0.1"
 KINDS = (
     *("head", "get", "put", "part", "copy", "part_copy", "delete", "delete_batch", "list"),
-    *("begin_parts", "end_parts", "other"),
+    *("begin_parts", "end_parts", "tag", "other"),
 )
 """What requests are counted as."""
 
@@ -76,6 +76,8 @@ def _kind(method: str, target: str, headers: Mapping[str, str]) -> str:
     of_object = re.fullmatch(r"/[^/]+/.+", url.path) is not None
     copies = "x-amz-copy-source" in headers
     match method:
+        case "PUT" | "GET" if of_object and "tagging" in query:
+            return "tag"
         case "PUT" if of_object and "partNumber" in query:
             return "part_copy" if copies else "part"
         case "PUT" if of_object:

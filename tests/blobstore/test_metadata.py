@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s3blobfs.blobstore import metadata
+from s3blobfs.s3.limits import check_tags
 from s3blobfs.tier.digest import content_digests
 from s3blobfs.types import ObjectHint
 from tests.blobstore.bench import FOO, HINT
@@ -53,6 +54,44 @@ def test_any_metadata_is_survived(found: dict[str, str]) -> None:
     assert not stamp.matches(DIGESTS)
     for part in (stamp.path or b"x").split(b"/"):
         assert part not in (b"", b".", b"..")
+
+
+@given(_hints, _hints)
+def test_early_stamps_are_completed_by_a_tag(begun: ObjectHint, ended: ObjectHint) -> None:
+    encoded = metadata.encode_early("w1", begun)
+    assert metadata.encoded_size(encoded) <= metadata.METADATA_MAX_BYTES
+    early = metadata.decode(encoded)
+    assert early.in_tag and early.is_ours and not early.has_digests
+    assert not early.matches(DIGESTS)
+    assert (early.write_id, early.inode_id, early.mtime_ns) == ("w1", begun.inode_id, begun.mtime_ns)
+    tags = metadata.encode_tag(DIGESTS, ended, 17)
+    assert check_tags(tags) == tags
+    stamp = metadata.complete(early, {**tags, "somebody's": "else"})
+    assert stamp.matches(DIGESTS)
+    assert stamp.md5 == DIGESTS.md5
+    assert (stamp.mode, stamp.uid, stamp.gid, stamp.mtime_ns) == (
+        *(ended.mode, ended.uid, ended.gid, ended.mtime_ns),
+    )
+    assert (stamp.path, stamp.write_id, stamp.done_ns) == (early.path, "w1", 17)
+
+
+def test_a_tag_without_attributes_leaves_those_of_the_beginning() -> None:
+    early = metadata.decode(metadata.encode_early("w1", HINT))
+    stamp = metadata.complete(early, metadata.encode_tag(DIGESTS, None, 17))
+    assert stamp.matches(DIGESTS)
+    assert (stamp.mode, stamp.uid, stamp.mtime_ns) == (HINT.mode, HINT.uid, HINT.mtime_ns)
+
+
+@given(st.text())
+def test_any_tag_is_survived(value: str) -> None:
+    early = metadata.decode(metadata.encode_early("w1", HINT))
+    for tags in ({metadata.TAG: value}, {metadata.TAG: f"md5={value}"}, {value: value}):
+        assert not metadata.complete(early, tags).matches(DIGESTS)
+
+
+def test_a_tag_of_the_greatest_size_fits() -> None:
+    hint = ObjectHint(2**63 - 1, b"x", 0o177777, 2**32 - 1, 2**32 - 1, -(2**63))
+    check_tags(metadata.encode_tag(replace(DIGESTS, size_bytes=2**63 - 1), hint, 2**63 - 1))
 
 
 def test_formats_that_other_tools_read() -> None:

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import pytest
 
+from s3blobfs.blobstore import metadata
 from s3blobfs.blobstore.versioned import FIND_WRITE_DEPTH
-from s3blobfs.errors import DamagedContent, ObjectNotFound, OutcomeUnknown, PermanentS3Error, TransientS3Error
+from s3blobfs.errors import (
+    AccessDenied,
+    DamagedContent,
+    ObjectNotFound,
+    OutcomeUnknown,
+    PermanentS3Error,
+    TransientS3Error,
+)
+from s3blobfs.s3.faults import Operation
 from s3blobfs.s3.protocol import ObjectId
 from s3blobfs.tier.digest import content_digests
 from tests.blobstore.bench import FOO, HINT, Bench, content, note
+from tests.conftest import AllowLogs
+from tests.support.early import as_sent_early
 
 
 async def test_write_as_in_the_diagram(bench: Bench) -> None:
@@ -115,6 +126,35 @@ async def test_a_put_whose_answer_was_lost_makes_no_second_version(bench: Bench)
     assert stored.existed
     assert bench.object("id1").info.version_id == stored.location.version_id
     assert len(bench.server.buckets["bucket"].versions["id1"]) == 1
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+async def test_a_write_that_was_begun_early_is_found(bench: Bench, tagged: bool) -> None:
+    """Its tag is put if it did not get there."""
+    store = bench.versioned_store()
+    await bench.put(store, FOO, object_id="id1")
+    as_sent_early(bench.bucket(), tagged=tagged)
+    bench.requests()
+    found = await store.find_write(content_digests(FOO), object_id="id1", write_id="w1")
+    assert found is not None
+    assert found.location.version_id == bench.object("id1").info.version_id
+    assert bench.requests() == {"list": 1, "head": 1, "tag": 1 if tagged else 2}
+    early = metadata.decode(bench.object("id1").info.metadata)
+    assert metadata.complete(early, bench.object("id1").tags).matches(content_digests(FOO))
+    assert await store.find_write(content_digests(FOO), object_id="id1", write_id="another") is None
+    assert await store.find_write(content_digests(b"bar"), object_id="id1", write_id="w1") is None
+
+
+@pytest.mark.parametrize("operation", ["get_tags", "put_tags"])
+async def test_a_write_whose_tag_is_out_of_reach_is_not_found(
+    bench: Bench, operation: Operation, allow_logs: AllowLogs
+) -> None:
+    allow_logs("no tag|cannot be seen")
+    store = bench.versioned_store()
+    await bench.put(store, FOO, object_id="id1")
+    as_sent_early(bench.bucket(), tagged=False)
+    bench.script.on(operation).raises(AccessDenied("403"))
+    assert await store.find_write(content_digests(FOO), object_id="id1", write_id="w1") is None
 
 
 async def test_a_put_that_did_not_take_place_is_made_again(bench: Bench) -> None:

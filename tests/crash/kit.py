@@ -114,6 +114,27 @@ class Victim:
                 os.close(fd)  # an error of close counts
             self._sync_names()
 
+    def write_until_sent(self, name: str, content: bytes) -> None:
+        """The end of the content comes, and then the close, when S3 has a part of what comes before."""
+        held_back = 4 * 1024 * 1024
+        with self._alive(), self.ledger.change(name, content):
+            control = Control.of(self.volume.mountpoint)
+            parts = control.call("status")["counts"].get("s3.part", 0)
+            fd = os.open(self.volume.mountpoint / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            try:
+                os.write(fd, content[:-held_back])
+                at = len(content) - held_back
+                deadline = time.monotonic() + DEATH_TIMEOUT_S
+                # What was hashed meanwhile is seen when more is written.
+                while control.call("status")["counts"].get("s3.part", 0) == parts:
+                    assert time.monotonic() < deadline, "no part is sent before the close"
+                    at += os.write(fd, content[at : at + 4096])
+                    time.sleep(0.01)
+                os.write(fd, content[at:])
+            finally:
+                os.close(fd)
+            self._sync_names()
+
     def append(self, name: str, data: bytes, *, header: bytes = b"") -> None:
         """To what is acknowledged of the file; then change how it begins."""
         (content,) = self.ledger.allowed[name]

@@ -32,10 +32,13 @@ ALL_PLACES = tuple(f"{kind}/{durability}" for kind in KINDS for durability in ("
 IN_PARTS = frozenset({Failpoint.PART_SENT, Failpoint.PART_COPIED})
 EXTENDING = frozenset({Failpoint.SHARED, Failpoint.EXTENDED, Failpoint.PARTED})
 """On the way of a change that comes before the earlier content is in S3."""
+EARLY = frozenset({Failpoint.EARLY_SENT, Failpoint.EARLY_COMPLETED, Failpoint.EARLY_TAGGED})
 ONCE = IN_PARTS | {Failpoint.MARKED, Failpoint.DELETED, Failpoint.FORGOTTEN}
 """Not reached a second time by the workload below."""
 LARGE_BYTES = 33 * 1024 * 1024
 """Goes to S3 in parts."""
+EARLY_BYTES = 48 * 1024 * 1024
+"""Some of its parts go there before it is closed."""
 LOG_BYTES = 12 * 1024 * 1024
 
 pytestmark = [
@@ -81,8 +84,14 @@ def victim(request: pytest.FixtureRequest, weed_server: S3Server) -> Iterator[Vi
         shutil.rmtree(directory)
 
 
+def early_workload(victim: Victim) -> None:
+    """Passes what happens to a file that is sent while it is written, and to one that is written anew."""
+    victim.write_until_sent("large", pattern(EARLY_BYTES, next(fresh)))
+    victim.write_until_sent("large", pattern(EARLY_BYTES, next(fresh)))
+
+
 def workload(victim: Victim, *, large: bool, extending: bool) -> None:
-    """Passes every failpoint, the early ones several times."""
+    """Passes every other failpoint, the first ones several times."""
     if large:
         victim.write("large", pattern(LARGE_BYTES, next(fresh)))
         victim.sync()
@@ -111,6 +120,8 @@ def places_of(point: Failpoint) -> tuple[str, ...]:
     if point in EXTENDING:
         # Where each close waits until the content is in S3, nothing is extended before.
         return tuple(place for place in places if place.endswith("/disk"))
+    if point in EARLY:
+        return tuple(place for place in places if place.startswith("versioned"))
     return ALL_PLACES if FULL else PLACES
 
 
@@ -130,6 +141,9 @@ CASES = [
 )
 def test_killed_at(victim: Victim, point: Failpoint, nth: int) -> None:
     with victim.killed_at(f"{point.value}:{nth}"):
-        workload(victim, large=point in IN_PARTS, extending=point in EXTENDING)
+        if point in EARLY:
+            early_workload(victim)
+        else:
+            workload(victim, large=point in IN_PARTS, extending=point in EXTENDING)
     # What S3 copied has no journal row: until it is committed, only gc can find it.
     victim.compare(strays=int(point is Failpoint.COPIED))

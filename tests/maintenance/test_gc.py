@@ -24,6 +24,7 @@ from s3blobfs.s3.protocol import ObjectClient, ObjectId
 from s3blobfs.tier.digest import content_digests
 from s3blobfs.types import Keying, ObjectHint
 from tests.maintenance.kit import DAY_NS, HOUR_NS, contents, live, offline
+from tests.support.early import as_sent_early
 from tests.support.rig import BUCKET, ROOT, Rig, Setup, add_store, open_rig
 
 DELETE = GcOptions(delete=True)
@@ -222,6 +223,33 @@ async def test_stale_uploads(world: World) -> None:
         ".s3blobfs/index/1",
     }
     assert recent in world.bucket.uploads
+
+
+async def test_an_upload_of_a_file_that_is_being_written_is_not_stale(versioned: World) -> None:
+    """However long that takes. It has no journal row before the file is closed."""
+    async with used(versioned) as rig:
+        key = "0" * 32
+        versioned.server.begin_upload(BUCKET, key)
+        versioned.server.begin_upload(BUCKET, "1" * 32)
+        versioned.later()
+        sent_early = frozenset({(1, key)})
+        target = replace(live(rig), now_ns=lambda: versioned.now_ns, sent_early=lambda: sent_early)
+        report = await gc(target, DELETE)
+    assert kept(report)["in-flight"] == 1
+    assert [upload.info.key for upload in versioned.bucket.uploads.values()] == [key]
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+async def test_an_unnamed_object_that_was_begun_early(versioned: World, tagged: bool) -> None:
+    """It may have been given its tag, or not."""
+    await made(versioned, file=b"content")
+    key = await versioned.stray(b"stray")
+    as_sent_early(versioned.bucket, tagged=tagged)
+    versioned.later()
+    assert found(await versioned.gc(DELETE)) == {"unnamed-version": (1, 5)}
+    assert key not in versioned.bucket.versions
+    async with used(versioned) as rig:
+        assert await rig.read_file(b"file") == b"content"
 
 
 async def test_an_upload_is_not_stale_before_a_day(world: World) -> None:

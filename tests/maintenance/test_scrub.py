@@ -12,7 +12,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from s3blobfs.errors import TransientS3Error, UsageError, VolumeIndexError
+from s3blobfs.blobstore import metadata
+from s3blobfs.errors import AccessDenied, ObjectNotFound, TransientS3Error, UsageError, VolumeIndexError
 from s3blobfs.index import blobs, inodes, scrubs
 from s3blobfs.index.blobs import BlobRow
 from s3blobfs.maintenance import scrub as scrub_module
@@ -21,8 +22,10 @@ from s3blobfs.maintenance.scrub import ScrubOptions, ScrubReport, scrub
 from s3blobfs.s3.fake import FakeBucket, FakeVersion
 from s3blobfs.s3.faults import FaultScript
 from s3blobfs.s3.protocol import ObjectId
+from s3blobfs.tier.digest import content_digests
 from s3blobfs.types import Keying
 from tests.maintenance.kit import damage, live, offline
+from tests.support.early import as_sent_early
 from tests.support.rig import BUCKET, ROOT, USER, Rig, Setup, add_store, open_rig
 
 HEAL = ScrubOptions(heal=True)
@@ -122,6 +125,57 @@ KINDS: list[tuple[Damaging, str]] = [
     (of_another, "metadata"),
     (made_anew, "etag"),
 ]
+
+
+# --- objects that were begun before their content was complete ------------------------------------------
+
+
+@pytest.fixture
+async def early(tmp_path: Path) -> Setup:
+    """A volume with one such file."""
+    setup = Setup(tmp_path / "early", keying=Keying.VERSIONED)
+    await made(setup)
+    as_sent_early(setup.server.bucket(BUCKET))
+    return setup
+
+
+@pytest.mark.parametrize("options", [ScrubOptions(), READ])
+async def test_what_a_tag_says_counts(early: Setup, options: ScrubOptions) -> None:
+    assert (await scrubbed(early, options)).found == {}
+
+
+@pytest.mark.parametrize("tag", [None, "size=3 md5=00 sha256=00", "size=1"])
+async def test_a_lost_tag_is_damage_that_is_healed(early: Setup, tag: str | None) -> None:
+    """The copy that it is healed by says what it is as objects do otherwise."""
+    bucket, version = the_object(early)
+    version.tags.clear()
+    if tag is not None:
+        version.tags["s3blobfs"] = tag
+    assert (await scrubbed(early)).found == {"metadata": 1}
+    report = await scrubbed(early, HEAL)
+    assert report.healed == {"itself": 1}
+    assert (await scrubbed(early, READ)).found == {}
+    ((*_, newest),) = bucket.versions.values()
+    assert metadata.decode(newest.info.metadata).matches(content_digests(DATA))
+
+
+async def test_a_tag_that_may_not_be_read_is_no_damage(early: Setup) -> None:
+    script = FaultScript()
+    script.on("get_tags").raises(AccessDenied("403"))
+    with pytest.raises(AccessDenied):
+        await scrubbed(early, script=script)
+
+
+async def test_a_server_that_has_lost_all_tags(early: Setup) -> None:
+    early.server.has_tags = False
+    assert (await scrubbed(early)).found == {"metadata": 1}
+    assert (await scrubbed(early, HEAL)).healed == {"itself": 1}
+
+
+async def test_an_object_that_goes_before_its_tag_is_read(early: Setup) -> None:
+    script = FaultScript()
+    script.on("get_tags").raises(ObjectNotFound("gone"))
+    assert (await scrubbed(early, script=script)).found == {"missing": 1}
 
 
 @pytest.mark.parametrize(("damaging", "kind"), KINDS)

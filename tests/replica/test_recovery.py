@@ -25,6 +25,7 @@ from s3blobfs.trace import Tracer
 from s3blobfs.types import Durability, Keying
 from s3blobfs.writeback.reaper import Reaper
 from tests.fs.calls import opened_file
+from tests.support.early import as_sent_early
 from tests.support.rig import BUCKET, ROOT, USER, Rig, Setup, add_store, open_rig
 
 VOLUME = VolumeSettings("0" * 32, BUCKET, "", Durability.S3, created_ns=1)
@@ -237,6 +238,24 @@ async def tree(rig: Rig, directory: int = ROOT, above: bytes = b"") -> dict[byte
             found[path] = await rig.read_file(entry.name, directory)
     await rig.fs.releasedir(handle)
     return found
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+async def test_objects_that_were_begun_early(tmp_path: Path, tagged: bool) -> None:
+    """With their tags nothing has to be read; without, they are, and get their places all the same."""
+    setup = Setup(tmp_path / "here", Keying.VERSIONED)
+    async with open_rig(setup) as rig:
+        directory = await rig.fs.mkdir(ROOT, b"d", 0o755, USER)
+        await rig.write_file(b"a", b"first")
+        await rig.write_file(b"a", b"second", directory.inode_id)
+        expected = await tree(rig)
+    as_sent_early(setup.server.bucket(BUCKET), tagged=tagged, mode=0o100400)
+    result = await rebuilt(setup)
+    assert (result.files, result.read, result.lost_and_found) == (2, 0 if tagged else 2, 0)
+    async with open_rig(elsewhere(setup)) as rig:
+        assert await tree(rig) == expected
+        found = await rig.fs.lookup(ROOT, b"a")
+        assert found is not None and found.mode & 0o777 == (0o400 if tagged else 0o644)
 
 
 @KEYINGS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from s3blobfs.s3.fake import FakeS3
 from s3blobfs.s3.protocol import ObjectId
 from s3blobfs.types import Durability, Keying
 from tests.replica.test_recovery import KEYINGS, elsewhere, recovered, send, tree
+from tests.support.early import as_sent_early
 from tests.support.rig import BUCKET, ROOT, USER, Rig, Setup, open_rig
 
 HOUR_NS = 3600 * 10**9
@@ -64,6 +66,40 @@ async def test_files_of_the_last_moment_come_back(tmp_path: Path, keying: Keying
         made = await rig.fs.lookup(again.inode_id, b"new")
         assert made is not None and (made.uid, made.mode & 0o777) == (USER.uid, 0o644)
         await rig.write_file(b"new", b"goes on", again.inode_id)
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+async def test_files_that_were_sent_early_come_back_with_their_tags(tmp_path: Path, tagged: bool) -> None:
+    """What has none was being stored when the machine went, and nobody was told that it is."""
+    setup = Setup(tmp_path / "here", Keying.VERSIONED)
+    async with open_rig(setup) as rig:
+        await rig.write_file(b"untouched", b"untouched")
+        await send(rig)
+        await rig.write_file(b"new", b"new")
+        as_sent_early(setup.server.bucket(BUCKET), tagged=tagged)
+        found = await outcomes(setup)
+    assert found == ({b"new": Outcome.MADE} if tagged else {})
+    async with open_rig(elsewhere(setup)) as rig:
+        if tagged:
+            assert await rig.read_file(b"new") == b"new"
+
+
+@pytest.mark.parametrize(("hours", "done", "taken"), [(2, True, True), (2, False, False), (48, True, False)])
+async def test_files_that_were_begun_long_before_they_were_closed(
+    tmp_path: Path, hours: int, done: bool, taken: bool
+) -> None:
+    """S3 says when they were begun; what counts is when they were done."""
+    setup = Setup(tmp_path / "here", Keying.VERSIONED)
+    async with open_rig(setup) as rig:
+        await send(rig)
+        await rig.write_file(b"new", b"new")
+        bucket = setup.server.bucket(BUCKET)
+        as_sent_early(bucket, done_ns=None if done else 0)
+        (key,) = (key for key in bucket.versions if not key.startswith(".s3blobfs/"))
+        (version,) = bucket.versions[key]
+        begun_ns = version.info.last_modified_ns - hours * 3600 * 10**9
+        bucket.versions[key] = [replace(version, info=replace(version.info, last_modified_ns=begun_ns))]
+        assert await outcomes(setup) == ({b"new": Outcome.MADE} if taken else {})
 
 
 @KEYINGS

@@ -36,6 +36,8 @@ LARGE = random.Random(1).randbytes(3_000_001)
         ("POST /b/k?uploads HTTP/1.1", "", "begin_parts"),
         ("POST /b/k?uploadId=u HTTP/1.1", "", "end_parts"),
         ("DELETE /b/k?uploadId=u HTTP/1.1", "", "other"),
+        ("PUT /b/k?tagging&versionId=v HTTP/1.1", "", "tag"),
+        ("GET /b/k?tagging HTTP/1.1", "", "tag"),
         ("PUT /b HTTP/1.1", "", "other"),
     ],
 )

@@ -27,6 +27,7 @@ from s3blobfs.s3.faults import FaultyObjectClient
 from s3blobfs.tier.tier import Tier
 from s3blobfs.trace import Tracer
 from s3blobfs.types import DigestAlgorithm, Durability, Keying
+from s3blobfs.writeback.early import EarlyLimits
 from s3blobfs.writeback.reaper import Reaper
 from s3blobfs.writeback.recovery import recover
 from s3blobfs.writeback.uploader import Limits, Uploader
@@ -46,6 +47,7 @@ class Setup:
     durability: Durability = Durability.S3
     cache_bytes: int = 256 * MIB
     queue: QueueOptions = field(default_factory=QueueOptions)
+    early: EarlyLimits = field(default_factory=EarlyLimits)
     read: ReadOptions = field(default_factory=ReadOptions)
     server: FakeS3 = field(default_factory=FakeS3)
     grace_s: float = 3600.0
@@ -152,7 +154,13 @@ async def open_rig(setup: Setup, *, check: bool = True) -> AsyncIterator[Rig]:
             tier=tier,
             stores=opened,
             make_uploader=lambda listener: Uploader(
-                db, tier, opened, reaper, listener, limits=Limits(queue=setup.queue), now_ns=setup.now_ns
+                db,
+                tier,
+                opened,
+                reaper,
+                listener,
+                limits=Limits(queue=setup.queue, early=setup.early),
+                now_ns=setup.now_ns,
             ),
             reaper=reaper,
             tracer=tracer,

@@ -70,6 +70,12 @@ async def test_versioned_stores_are_known_by_names_that_are_no_digests() -> None
     assert default_of(await derive(client, "", Stated()))[0] is Keying.VERSIONED
 
 
+async def test_objects_that_were_begun_early_tell_it_too() -> None:
+    client = await bucket_of(versioning=True)
+    await client.put(OBJECT_ID, b"one", metadata=metadata.encode_early("w", HINT))
+    assert default_of(await derive(client, "", Stated()))[0] is Keying.VERSIONED
+
+
 async def test_other_stores_are_found_by_their_prefix() -> None:
     client = await bucket_of(versioning=True)
     await put(client, b"one")
