@@ -82,6 +82,10 @@ class Opening:
             raise
         if lent is not None:
             return OpenFile(handle.number, keep_cache=False, lent=lent)
+        if not handle.readable:
+            # Who reads through the kernel's pages opens the file later, and they are judged then: to drop
+            # those of a large file that was just written takes the kernel tens of milliseconds.
+            return OpenFile(handle.number, keep_cache=True)
         keep_cache = inode.kernel_content_change == inode.content_change
         inode.kernel_content_change = inode.content_change
         return OpenFile(handle.number, keep_cache)

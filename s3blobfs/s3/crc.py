@@ -19,29 +19,32 @@ def combined(checksums: bytes, block_bytes: int, size_bytes: int) -> int:
     """The CRC-32 of ``size_bytes`` bytes, at least one. ``checksums`` holds those of its blocks of
     ``block_bytes`` (4 bytes each, big-endian), of which the last may be shorter."""
     values = [int.from_bytes(checksums[at : at + 4], "big") for at in range(0, len(checksums), 4)]
-    whole = _zeros(block_bytes)
     found = values[0]
     for value in values[1:-1]:
-        found = _apply(whole, found) ^ value
+        found = _append_zeros(block_bytes, found) ^ value
     if len(values) > 1:
         last_bytes = size_bytes - (len(values) - 1) * block_bytes
-        found = _apply(_zeros(last_bytes), found) ^ values[-1]
+        found = _append_zeros(last_bytes, found) ^ values[-1]
     return found
 
 
-@lru_cache(maxsize=64)
-def _zeros(count: int) -> _Matrix:
-    """What ``count`` zero bytes do to a CRC."""
-    step = (_POLYNOMIAL, *(1 << bit for bit in range(31)))  # one bit
+def _append_zeros(count: int, crc: int) -> int:
+    """The CRC when so many zero bytes follow."""
+    for bit in range(count.bit_length()):
+        if count >> bit & 1:
+            crc = _apply(_zeros(bit), crc)
+    return crc
+
+
+@lru_cache
+def _zeros(exponent: int) -> _Matrix:
+    """What ``2 ** exponent`` zero bytes do to a CRC."""
+    if exponent:
+        return _square(_zeros(exponent - 1))
+    matrix = (_POLYNOMIAL, *(1 << bit for bit in range(31)))  # one bit
     for _ in range(3):
-        step = _square(step)  # two, four, eight
-    found = tuple(1 << bit for bit in range(32))
-    while count:
-        if count & 1:
-            found = tuple(_apply(step, column) for column in found)
-        step = _square(step)
-        count >>= 1
-    return found
+        matrix = _square(matrix)  # two, four, eight
+    return matrix
 
 
 def _square(matrix: _Matrix) -> _Matrix:

@@ -253,6 +253,26 @@ async def test_an_upload_that_fails_gives_way_to_what_was_appended(tmp_path: Pat
         assert rig.tier.staging.names() == set()
 
 
+async def test_who_appends_does_not_make_the_kernel_drop_its_pages(tmp_path: Path) -> None:
+    """Who reads next does, if the bytes are others than when somebody last opened the file to read it."""
+
+    async def keeps_pages(rig: Rig, inode_id: int, flags: int) -> bool:
+        opened = await rig.fs.open(inode_id, flags)
+        await rig.fs.flush(opened.handle)
+        await rig.fs.release(opened.handle)
+        return opened.keep_cache
+
+    async with open_rig(disk_setup(tmp_path / "volume")) as rig:
+        made = await rig.write_file(b"log", b"begin\n")
+        assert await keeps_pages(rig, made.inode_id, os.O_WRONLY | os.O_APPEND)
+        assert not await keeps_pages(rig, made.inode_id, os.O_RDONLY)
+        assert await keeps_pages(rig, made.inode_id, os.O_RDWR)
+        await append(rig, made.inode_id)
+        assert await keeps_pages(rig, made.inode_id, os.O_WRONLY)
+        assert not await keeps_pages(rig, made.inode_id, os.O_RDWR)
+        assert await keeps_pages(rig, made.inode_id, os.O_RDONLY)
+
+
 # --- a mount that is killed ---------------------------------------------------------------------------
 
 Step = tuple[Literal["append", "change", "truncate", "close", "fsync", "upload", "look"], int, int]
