@@ -47,7 +47,7 @@ from s3blobfs.replica.shipper import Shipper
 from s3blobfs.s3.client import S3ClientFactory, make_client_factory
 from s3blobfs.tier.tier import Tier
 from s3blobfs.trace import Local, Tracer
-from s3blobfs.types import StoreConfig
+from s3blobfs.types import Durability, StoreConfig
 from s3blobfs.volume.clients import BucketClients
 from s3blobfs.volume.descriptor import (
     VolumeDescriptor,
@@ -194,14 +194,16 @@ class _Mount:
                 garbage_grace_s=volume.garbage_grace_s,
                 shipped=shipper.shipped if shipper else trio.lowlevel.checkpoint,
             )
+            durability = options.durability or volume.durability
+            limits = _limits(options, patient=durability is Durability.DISK)
             filesystem = Filesystem(
                 db=db,
                 tier=tier,
                 stores=blob_stores,
-                make_uploader=partial(Uploader, db, tier, blob_stores, reaper, limits=_limits(options)),
+                make_uploader=partial(Uploader, db, tier, blob_stores, reaper, limits=limits),
                 reaper=reaper,
                 tracer=tracer,
-                durability=options.durability or volume.durability,
+                durability=durability,
                 read_only=options.read_only,
                 index_copy=shipper,
                 index_sync=options.index_copy.sync,
@@ -420,11 +422,11 @@ class _Parts:
     shipper: Shipper | None
 
 
-def _limits(options: MountOptions) -> Limits:
+def _limits(options: MountOptions, *, patient: bool) -> Limits:
     files = EarlyLimits().files if options.early_upload else 0
     # A quarter of the requests: what somebody waits for must not wait for these.
     parts = max(1, min(EarlyLimits().parts, options.s3.max_threads // 4))
-    return Limits(queue=options.queue, early=EarlyLimits(files, parts))
+    return Limits(queue=options.queue, patient=patient, early=EarlyLimits(files, parts))
 
 
 def _leading(group: BaseExceptionGroup[S3BlobFSError]) -> S3BlobFSError:

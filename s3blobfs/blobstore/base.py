@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+
+import trio
 
 from s3blobfs.blobstore.early import EarlyParts
 from s3blobfs.blobstore.keys import subject, subject_of
@@ -31,6 +35,9 @@ from s3blobfs.s3.protocol import (
 )
 from s3blobfs.trace import Arrow, Local, Party, Tracer
 from s3blobfs.types import BlobContent, BlobLocation, Buffer, StoreConfig
+
+Draw = Callable[[Callable[[], None]], None]
+"""Has a step drawn, now or soon."""
 
 DELETE_BATCH_MAX = 1000
 """Keys per DeleteObjects (S3 API reference)."""
@@ -94,21 +101,42 @@ class ObjectBlobStore:
     # -- requests, each with its steps -----------------------------------------------------------------
 
     async def _head(self, key: str, version_id: str | None = None) -> ObjectInfo | None:
-        self._tracer.step(
-            Party.CLIENT, Arrow.TO_DASHED, Party.S3, "getObjectMetadata", subject_of(key, version_id)
-        )
+        self._trace_head(key, version_id)
         try:
             info = await self._client.head(key, version_id=version_id)
         except ObjectNotFound:
-            self._tracer.step(Party.CLIENT, Arrow.FROM_DASHED, Party.S3, "missing")
-            return None
-        self._tracer.step(Party.CLIENT, Arrow.FROM_DASHED, Party.S3, f"exists ({info.size_bytes} bytes)")
+            info = None
+        self._trace_found(info)
         return info
+
+    def _trace_head(self, key: str, version_id: str | None = None) -> None:
+        subject = subject_of(key, version_id)
+        self._tracer.step(Party.CLIENT, Arrow.TO_DASHED, Party.S3, "getObjectMetadata", subject)
+
+    def _trace_found(self, info: ObjectInfo | None) -> None:
+        what = "missing" if info is None else f"exists ({info.size_bytes} bytes)"
+        self._tracer.step(Party.CLIENT, Arrow.FROM_DASHED, Party.S3, what)
 
     def _trace_put(self, key: str, size_bytes: int) -> None:
         """From a cached store's cache the client sends; an uncached store's temporary passes through."""
         sender = Party.CLIENT if self._config.cached else Local.TMP
         self._tracer.step(sender, Arrow.TO, Party.S3, f"write {size_bytes} bytes", key)
+
+    def _drawn_from_thread(self) -> Draw:
+        """Who has steps drawn where requests are made, which may be in a worker thread: the drawing is done
+        by the trio thread, in the order of the steps, and before anything that follows on the requests."""
+        token, home = trio.lowlevel.current_trio_token(), threading.get_ident()
+
+        def draw(step: Callable[[], None]) -> None:
+            if not self._tracer.drawing:
+                return
+            if threading.get_ident() == home:
+                step()
+            else:
+                with contextlib.suppress(trio.RunFinishedError):
+                    token.run_sync_soon(step)
+
+        return draw
 
     async def _reuse(self, kept: Kept | None) -> Reuse | None:
         reuse = await self._reusing.reuse(kept)

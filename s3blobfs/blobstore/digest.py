@@ -16,20 +16,24 @@ content waits for that lock.
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
-import trio
-
-from s3blobfs import locks
 from s3blobfs.blobstore import metadata
-from s3blobfs.blobstore.base import ObjectBlobStore
+from s3blobfs.blobstore.base import Draw, ObjectBlobStore
+from s3blobfs.blobstore.keylocks import KeyLocks
 from s3blobfs.blobstore.keys import collision_name, digest_location, digest_name, subject
-from s3blobfs.blobstore.protocol import BlobStore, Kept
-from s3blobfs.errors import ObjectAlreadyExists, ObjectNotFound, PermanentS3Error, TransientS3Error
+from s3blobfs.blobstore.protocol import BlobStore, Kept, Left, SmallPut
+from s3blobfs.errors import (
+    ObjectAlreadyExists,
+    ObjectNotFound,
+    PermanentS3Error,
+    S3BlobFSError,
+    TransientS3Error,
+)
 from s3blobfs.s3.begun import BegunUpload
+from s3blobfs.s3.each import HeadRequest, PutRequest, Request, Requests
 from s3blobfs.s3.protocol import ObjectClient, ObjectInfo, PutReceipt
 from s3blobfs.trace import Arrow, Party, Tracer
 from s3blobfs.types import BlobContent, ContentDigests, ObjectHint, PutBody, StoreConfig, StoredContent
@@ -40,12 +44,18 @@ _Send = Callable[[str], Awaitable[PutReceipt]]
 """Brings the content under a key that was found missing."""
 
 
+class _Sending(Request[PutReceipt]):
+    """To be carried out by a :data:`_Send`."""
+
+    __slots__ = ()
+
+
 class DigestBlobStore(ObjectBlobStore):
     """Blobs named by their digest."""
 
     def __init__(self, config: StoreConfig, client: ObjectClient, tracer: Tracer) -> None:
         super().__init__(config, client, tracer)
-        self._locks: collections.defaultdict[str, trio.Lock] = collections.defaultdict(trio.Lock)
+        self._locks = KeyLocks()
 
     async def put(
         self,
@@ -76,6 +86,33 @@ class DigestBlobStore(ObjectBlobStore):
             )
 
         return await (self._replace if replace else self._store)(digests, send)
+
+    async def put_each(self, wanted: Iterable[SmallPut]) -> None:
+        await self._client.make_each(self._put_requests(wanted, self._drawn_from_thread()))
+
+    def _put_requests(self, wanted: Iterable[SmallPut], draw: Draw) -> Requests[None]:
+        for put in wanted:
+            own_name, _ = self._names(put.digests)
+            hold = self._locks.try_hold(own_name)
+            if hold is None:
+                put.outcome = Left.BUSY
+                continue
+            try:
+                put.outcome = yield from self._storing(put.digests, partial(self._small, put, draw), draw)
+            except S3BlobFSError as error:
+                put.outcome = error
+            finally:
+                self._locks.release(hold)
+
+    def _small(self, put: SmallPut, draw: Draw, key: str) -> PutRequest:
+        draw(partial(self._trace_put, key, put.digests.size_bytes))
+        return PutRequest(
+            key,
+            put.body,
+            metadata=metadata.encode(put.write_id, put.hint, put.digests),
+            if_none_match=self._config.conditional_put,
+            checksums=put.digests.checksums,
+        )
 
     async def copy_from(
         self,
@@ -118,15 +155,35 @@ class DigestBlobStore(ObjectBlobStore):
         return digest_name(digests, algorithm), collision_name(digests, algorithm)
 
     async def _store(self, digests: ContentDigests, send: _Send) -> StoredContent:
+        own_name, _ = self._names(digests)
+        async with self._locks.held(own_name):
+            storing = self._storing(digests, _Sending, self._drawn_from_thread())
+            try:
+                while True:
+                    request = next(storing)
+                    try:
+                        if isinstance(request, HeadRequest):
+                            request.succeed(await self._client.head(request.key))
+                        else:
+                            request.succeed(await send(request.key))
+                    except S3BlobFSError as error:
+                        request.fail(error)
+            except StopIteration as end:
+                stored: StoredContent = end.value
+                return stored
+
+    def _storing(
+        self, digests: ContentDigests, send: Callable[[str], Request[PutReceipt]], draw: Draw
+    ) -> Requests[StoredContent]:
+        """The requests that store a content, its own name being held."""
         own_name, collision = self._names(digests)
-        async with self._locked(own_name):
-            stored = await self._store_as(own_name, digests, send)
-            if stored is None:
-                logger.warning(
-                    "object %s%s in bucket %s is not the content its name says; storing as %s",
-                    *(self._config.prefix, own_name, self._config.bucket, collision),
-                )
-                stored = await self._store_as(collision, digests, send)
+        stored = yield from self._storing_as(own_name, digests, send, draw)
+        if stored is None:
+            logger.warning(
+                "object %s%s in bucket %s is not the content its name says; storing as %s",
+                *(self._config.prefix, own_name, self._config.bucket, collision),
+            )
+            stored = yield from self._storing_as(collision, digests, send, draw)
         if stored is None:
             raise PermanentS3Error(
                 f"both names of a content are taken by other objects in bucket {self._config.bucket}; "
@@ -137,41 +194,42 @@ class DigestBlobStore(ObjectBlobStore):
 
     async def _replace(self, digests: ContentDigests, send: _Send) -> StoredContent:
         own_name, _ = self._names(digests)
-        async with self._locked(own_name):
+        async with self._locks.held(own_name):
             receipt = await send(self._config.prefix + own_name)
         return StoredContent(digest_location(self._config.prefix, own_name), receipt.etag, existed=False)
 
-    async def _store_as(self, name: str, digests: ContentDigests, send: _Send) -> StoredContent | None:
+    def _storing_as(
+        self, name: str, digests: ContentDigests, send: Callable[[str], Request[PutReceipt]], draw: Draw
+    ) -> Requests[StoredContent | None]:
         """``None``: another content has this name."""
         key = self._config.prefix + name
-        found = await self._head(key)
+        found = yield from self._looking(key, draw)
         if found is None:
+            sending = send(key)
+            yield sending
             try:
-                receipt = await send(key)
+                receipt = sending.answer()
             except ObjectAlreadyExists as error:
-                found = await self._head(key)
+                found = yield from self._looking(key, draw)
                 if found is None:
                     raise TransientS3Error("object came and went while it was stored", key=key) from error
             else:
                 return StoredContent(digest_location(self._config.prefix, name), receipt.etag, existed=False)
         return self._hit(name, found) if _is_content(found, digests) else None
 
+    def _looking(self, key: str, draw: Draw) -> Requests[ObjectInfo | None]:
+        draw(partial(self._trace_head, key))
+        head = HeadRequest(key)
+        yield head
+        try:
+            found = head.answer()
+        except ObjectNotFound:
+            found = None
+        draw(partial(self._trace_found, found))
+        return found
+
     def _hit(self, name: str, found: ObjectInfo) -> StoredContent:
         return StoredContent(digest_location(self._config.prefix, name), found.etag, existed=True)
-
-    @contextlib.asynccontextmanager
-    async def _locked(self, name: str) -> AsyncIterator[None]:
-        lock = self._locks[name]
-        try:
-            await locks.acquire(lock)
-            try:
-                yield
-            finally:
-                lock.release()
-        finally:
-            statistics = lock.statistics()
-            if not statistics.locked and statistics.tasks_waiting == 0:
-                self._locks.pop(name, None)
 
 
 def _is_content(found: ObjectInfo, digests: ContentDigests) -> bool:

@@ -11,6 +11,7 @@ second*). Errors are those of the object client (:mod:`s3blobfs.s3.protocol`) ex
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -46,6 +47,28 @@ class Kept:
     blob: BlobContent
     ranges: Sequence[tuple[int, int]]
     """``(start, end)``, in order; they neither overlap nor touch."""
+
+
+class Left(enum.Enum):
+    """Why :meth:`BlobStore.put_each` leaves a content to :meth:`BlobStore.put`."""
+
+    BUSY = enum.auto()
+    """Somebody else stores the same content at this moment. Nothing was sent."""
+    IN_DOUBT = enum.auto()
+    """The PUT was sent and its answer lost: :meth:`BlobStore.find_write` comes first."""
+
+
+@dataclass(eq=False, slots=True)
+class SmallPut:
+    """One of :meth:`BlobStore.put_each`: what :meth:`BlobStore.put` is told, and what came of it."""
+
+    body: bytes
+    digests: ContentDigests
+    object_id: str | None
+    write_id: str
+    hint: ObjectHint
+    outcome: StoredContent | Left | S3BlobFSError | None = None
+    """``None``: not begun."""
 
 
 class BlobSource(Protocol):
@@ -94,6 +117,12 @@ class BlobStore(Protocol):
         asked for but replaced: it is known to be damaged (a ``versioned`` store never asks). Of a large
         content S3 copies what is ``kept`` of a stored one, and the rest alone is sent; or parts are there,
         of an upload :attr:`early` has begun under the same ``write_id``, which is over then in any case."""
+        ...
+
+    async def put_each(self, wanted: Iterable[SmallPut]) -> None:
+        """Store small contents one after the other, each as :meth:`put` stores it, in one turn through a
+        worker thread. ``wanted`` is asked for the next one, perhaps in another thread, when the one before
+        has its outcome. Raises what :meth:`~s3blobfs.s3.protocol.ObjectClient.make_each` does."""
         ...
 
     async def copy_from(

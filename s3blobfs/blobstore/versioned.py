@@ -9,16 +9,18 @@ write id in its stamp, and only when there is none the request is made again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 from s3blobfs.blobstore import metadata
-from s3blobfs.blobstore.base import ObjectBlobStore
+from s3blobfs.blobstore.base import Draw, ObjectBlobStore
 from s3blobfs.blobstore.early import EarlyParts
 from s3blobfs.blobstore.keys import is_object_id, versioned_location
-from s3blobfs.blobstore.protocol import BlobStore, Kept
+from s3blobfs.blobstore.protocol import BlobStore, Kept, Left, SmallPut
 from s3blobfs.blobstore.stamps import read_stamp
-from s3blobfs.errors import AccessDenied, ObjectNotFound, OutcomeUnknown, PermanentS3Error
+from s3blobfs.errors import AccessDenied, ObjectNotFound, OutcomeUnknown, PermanentS3Error, S3BlobFSError
 from s3blobfs.s3.begun import BegunUpload
+from s3blobfs.s3.each import PutRequest, Requests
 from s3blobfs.s3.protocol import ObjectClient, ObjectInfo, PutReceipt
 from s3blobfs.trace import Arrow, Party, Tracer
 from s3blobfs.types import BlobContent, ContentDigests, ObjectHint, PutBody, StoreConfig, StoredContent
@@ -82,6 +84,29 @@ class VersionedBlobStore(ObjectBlobStore):
 
         return await self._send(send, digests, object_id, write_id)
 
+    async def put_each(self, wanted: Iterable[SmallPut]) -> None:
+        await self._client.make_each(self._put_requests(wanted, self._drawn_from_thread()))
+
+    def _put_requests(self, wanted: Iterable[SmallPut], draw: Draw) -> Requests[None]:
+        for put in wanted:
+            object_id = self._checked(put.object_id)
+            key = self._config.prefix + object_id
+            draw(partial(self._trace_put, key, put.digests.size_bytes))
+            request = PutRequest(
+                key,
+                put.body,
+                metadata=metadata.encode(put.write_id, put.hint, put.digests),
+                repeat_unknown=False,
+                checksums=put.digests.checksums,
+            )
+            yield request
+            try:
+                put.outcome = self._stored(object_id, request.answer(), draw)
+            except OutcomeUnknown:
+                put.outcome = Left.IN_DOUBT
+            except S3BlobFSError as error:
+                put.outcome = error
+
     async def copy_from(
         self,
         source: BlobStore,
@@ -111,7 +136,7 @@ class VersionedBlobStore(ObjectBlobStore):
         """Make a version, and no second one when the answer is lost."""
         for doubts in range(1, DOUBTS_MAX + 1):
             try:
-                return self._stored(object_id, await send())
+                return self._stored(object_id, await send(), self._drawn_from_thread())
             except OutcomeUnknown:
                 found = await self.find_write(digests, object_id=object_id, write_id=write_id)
                 if found is not None:
@@ -164,7 +189,7 @@ class VersionedBlobStore(ObjectBlobStore):
             raise ValueError(f"not the object id of a file in store {self._config.name}: {object_id!r}")
         return object_id
 
-    def _stored(self, object_id: str, receipt: PutReceipt) -> StoredContent:
+    def _stored(self, object_id: str, receipt: PutReceipt, draw: Draw) -> StoredContent:
         if receipt.version_id is None:
             # The next change would overwrite this one, and every reader of it.
             raise PermanentS3Error(
@@ -172,7 +197,8 @@ class VersionedBlobStore(ObjectBlobStore):
                 f"{enable_versioning_command(self._config.bucket)}",
                 key=self._config.prefix + object_id,
             )
-        self._tracer.step(Party.CLIENT, Arrow.FROM_DASHED, Party.S3, f"v={receipt.version_id}")
+        version = f"v={receipt.version_id}"
+        draw(partial(self._tracer.step, Party.CLIENT, Arrow.FROM_DASHED, Party.S3, version))
         location = versioned_location(self._config.prefix, object_id, receipt.version_id)
         return StoredContent(location, receipt.etag, existed=False)
 

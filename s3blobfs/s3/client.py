@@ -24,6 +24,7 @@ from s3blobfs.s3.body import Body
 from s3blobfs.s3.connection import S3Connection
 from s3blobfs.s3.control import ControlPlane, CopySource, Page
 from s3blobfs.s3.dataplane import DataPlane
+from s3blobfs.s3.each import HeadRequest, PutRequest, Request, Requests
 from s3blobfs.s3.limits import (
     COPY_MAX_BYTES,
     check_batch,
@@ -171,6 +172,21 @@ class S3ObjectClient:
                     take(answer)
 
         await self._runner.run_aside(Count.S3_GET, requests())
+
+    async def make_each(self, requests: Requests[None]) -> None:
+        await self._runner.run_each(requests, self._make)
+
+    def _make(self, request: Request[Any]) -> None:
+        """In a worker thread."""
+        check_key(request.key)
+        if isinstance(request, HeadRequest):
+            request.succeed(self._data.head(request.key, None))
+            return
+        assert isinstance(request, PutRequest)
+        stamped = check_metadata(request.metadata)
+        with Body(request.body, request.checksums) as content:
+            data = content.read_checked()
+        request.succeed(self._data.put(request.key, data, stamped, request.if_none_match))
 
     async def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo:
         check_key(key)

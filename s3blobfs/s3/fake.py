@@ -28,6 +28,7 @@ from s3blobfs.errors import (
     PreconditionFailed,
 )
 from s3blobfs.s3.body import Body
+from s3blobfs.s3.each import Requests, make_one_by_one
 from s3blobfs.s3.fake_bucket import FakeBucket, FakeUpload, FakeVersion
 from s3blobfs.s3.fake_uploads import FakeEarlyUploads, existing, multipart_etag
 from s3blobfs.s3.limits import (
@@ -241,6 +242,9 @@ class FakeObjectClient(FakeEarlyUploads):
 
     async def get_each(self, wanted: Iterable[tuple[WholeObject, TakeAnswer]]) -> None:
         await get_one_by_one(self, wanted)
+
+    async def make_each(self, requests: Requests[None]) -> None:
+        await make_one_by_one(self, requests)
 
     async def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo:
         check_key(key)

@@ -24,6 +24,7 @@ import trio
 import trio.lowlevel
 
 from s3blobfs.s3.begun import BegunUpload, EarlyPart, telling
+from s3blobfs.s3.each import Requests, make_one_by_one
 from s3blobfs.s3.one_by_one import get_one_by_one
 from s3blobfs.s3.protocol import (
     DeleteFailure,
@@ -262,6 +263,9 @@ class FaultyObjectClient:
 
     async def get_each(self, wanted: Iterable[tuple[WholeObject, TakeAnswer]]) -> None:
         await get_one_by_one(self, wanted)
+
+    async def make_each(self, requests: Requests[None]) -> None:
+        await make_one_by_one(self, requests)
 
     async def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo:
         return await self._call("head", [key], lambda: self._inner.head(key, version_id=version_id))

@@ -16,11 +16,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from s3blobfs.errors import S3BlobFSError
 from s3blobfs.s3.begun import BegunUpload, EarlyPart
 from s3blobfs.types import Buffer, PutBody
+
+if TYPE_CHECKING:
+    from s3blobfs.s3.each import Requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +185,15 @@ class ObjectClient(Protocol):
     async def get_each(self, wanted: Iterable[tuple[WholeObject, TakeAnswer]]) -> None:
         """GET objects one after the other, each once: for what nobody waits for. ``wanted`` is asked for the
         next one, perhaps in another thread, when the one before has been answered."""
+        ...
+
+    async def make_each(self, requests: Requests[None]) -> None:
+        """Make small requests one after the other, each as the method of its name makes it, repetitions
+        included. ``requests`` is asked for the next one, perhaps in another thread, when the one before has
+        its outcome. What is under way when the caller is cancelled comes to its end first.
+
+        :class:`~s3blobfs.errors.TransientS3Error` when no thread becomes free; what has no outcome then was
+        not made."""
         ...
 
     async def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo:

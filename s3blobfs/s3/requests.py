@@ -6,13 +6,15 @@ One :class:`RequestRunner` serves all buckets of a volume, so ``S3Options.max_th
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 
 from s3blobfs.config import S3Options
-from s3blobfs.errors import TransientS3Error
+from s3blobfs.errors import OutcomeUnknown, S3BlobFSError, TransientS3Error
+from s3blobfs.s3.each import Request, Requests
 from s3blobfs.s3.retry import Randomness, RetryPolicy, retry
 from s3blobfs.threads import run_in_thread
 from s3blobfs.trace import Count, Tracer
@@ -47,18 +49,14 @@ class RequestRunner:
         waited for, because the caller has to know what became of it, and the file it reads must stay until
         it is done; so none is begun that could not end by the deadline.
         """
-        started = trio.current_time()
-        begin_by = deadline = started + self._options.total_timeout_s
-        if not reads_only:
-            begin_by -= min(self._options.request_timeout_s, self._options.total_timeout_s / 2)
+        deadline = trio.current_time() + self._options.total_timeout_s
+        begin_by = deadline if reads_only else deadline - self._last_attempt_s
 
         async def attempt() -> T:
             # For a change this bounds the wait for a free thread, and nothing once it has one.
-            with trio.move_on_at(deadline if reads_only else begin_by):
+            with trio.move_on_at(begin_by):
                 return await run_in_thread(request, self._limiter, abandon_on_cancel=reads_only)
-            raise TransientS3Error(
-                f"no answer within {self._options.total_timeout_s:g} s, all attempts and waiting included"
-            )
+            raise self._no_answer()
 
         def count(attempts: int) -> None:
             if attempts > 1:
@@ -73,6 +71,66 @@ class RequestRunner:
             on_attempt=count,
             uniform=self._uniform,
             repeat_unknown=repeat_unknown,
+        )
+
+    async def run_each(self, requests: Requests[None], make: Callable[[Request[Any]], None]) -> None:
+        """Make what ``requests`` asks for, one after the other in one turn through a worker thread; ``make``
+        makes one. One that fails transiently is repeated as by :meth:`run`, in another turn that begins with
+        it. None is left to itself: what is under way comes to its end, and so do those behind it.
+
+        Raises :class:`~s3blobfs.errors.TransientS3Error` when no thread becomes free in time."""
+        request: Request[Any] | None = None
+        attempts = 0
+        made: Counter[Count] = Counter()
+
+        def turn() -> TransientS3Error | None:
+            nonlocal request, attempts
+            while True:
+                if request is None:
+                    request, attempts = next(requests, None), 0
+                    if request is None:
+                        return None
+                attempts += 1
+                made[request.kind if attempts == 1 else Count.S3_RETRY] += 1
+                try:
+                    make(request)
+                except TransientS3Error as error:
+                    return error
+                except S3BlobFSError as error:
+                    request.fail(error)
+                request = None
+
+        try:
+            while True:
+                if request is None:
+                    begin_by = trio.current_time() + self._options.total_timeout_s - self._last_attempt_s
+                with trio.move_on_at(begin_by) as waiting:
+                    error = await run_in_thread(turn, self._limiter)
+                if waiting.cancelled_caught:
+                    raise self._no_answer()
+                if error is None:
+                    return
+                assert request is not None, "it failed"
+                remaining_s = begin_by - trio.current_time()
+                delay_s = self._policy.next_delay_s(attempts, remaining_s, self._uniform())
+                if delay_s is None or (isinstance(error, OutcomeUnknown) and not request.repeat_unknown):
+                    request.fail(error)
+                    request = None
+                else:
+                    await trio.sleep(delay_s)
+        finally:
+            requests.close()
+            for kind, number in made.items():
+                self._tracer.count(kind, number)
+
+    @property
+    def _last_attempt_s(self) -> float:
+        """So long before its deadline the last attempt of a change may begin."""
+        return min(self._options.request_timeout_s, self._options.total_timeout_s / 2)
+
+    def _no_answer(self) -> TransientS3Error:
+        return TransientS3Error(
+            f"no answer within {self._options.total_timeout_s:g} s, all attempts and waiting included"
         )
 
     async def run_aside(self, kind: Count, requests: Iterator[None]) -> None:

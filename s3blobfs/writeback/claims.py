@@ -39,16 +39,28 @@ class ContentClaims:
     @contextlib.asynccontextmanager
     async def storing(self, store_id: int, sha256: bytes) -> AsyncIterator[None]:
         """Hold a claim; any number may, for the same content too. Waits while it is being deleted."""
-        name = (store_id, sha256)
-        while (reaping := self._reaping.get(name)) is not None:
+        while (reaping := self._reaping.get((store_id, sha256))) is not None:
             await reaping.wait()
-        self._uploads[name] += 1
+        claimed = self.try_claim(store_id, sha256)
+        assert claimed, "nobody deletes it"
         try:
             yield
         finally:
-            self._uploads[name] -= 1
-            if not self._uploads[name]:
-                del self._uploads[name]
+            self.release(store_id, sha256)
+
+    def try_claim(self, store_id: int, sha256: bytes) -> bool:
+        """Take a claim, to be given back by :meth:`release`; not while the content is being deleted."""
+        name = (store_id, sha256)
+        if name in self._reaping:
+            return False
+        self._uploads[name] += 1
+        return True
+
+    def release(self, store_id: int, sha256: bytes) -> None:
+        name = (store_id, sha256)
+        self._uploads[name] -= 1
+        if not self._uploads[name]:
+            del self._uploads[name]
 
     def is_claimed(self, store_id: int, sha256: bytes) -> bool:
         return (store_id, sha256) in self._uploads

@@ -34,6 +34,8 @@ class Limits:
     schedule: ScheduleLimits = field(default_factory=ScheduleLimits)
     early: EarlyLimits = field(default_factory=EarlyLimits)
     transient: Backoff = field(default_factory=lambda: Backoff(first_s=1.0, longest_s=60.0))
+    patient: bool = False
+    """Nobody waits for uploads: small contents wait for others to go with."""
     permanent: Backoff = field(default_factory=lambda: Backoff(first_s=15.0, longest_s=600.0))
 
 

@@ -5,6 +5,7 @@
     add ──► BEHIND ──► READY ──────────── take ──────────► RUNNING ──► done
                          ▲                                   │
                          └───────── DELAYED ◄──── retry ─────┘
+                         ▲──────────── give_back ────────────┘
     drop: from BEHIND, READY and DELAYED
 
 * Jobs of one inode run one at a time, in the order in which they were added. Only the first of them is READY
@@ -15,6 +16,8 @@
   small one finds a slot within the time of a small upload.
 * Large jobs share a budget of bytes in flight. One that is larger than the budget runs when no other large
   one does; younger large ones wait behind it, so it will. Small ones are not counted: the slots bound them.
+* Some small jobs may share a slot: those of one *kin*. How many slots may be begun for them, and how many may
+  share one, is said by who takes them. They are taken in order of age as well.
 """
 
 from __future__ import annotations
@@ -38,6 +41,8 @@ class ScheduleLimits:
     """An upload up to here is small."""
     small_slots: int = 4
     """Slots kept for small uploads; one at least is open to large ones."""
+    shared_bytes: int = 1 * MIB
+    """Of jobs that share a slot, together."""
 
     @property
     def large_uploads(self) -> int:
@@ -69,14 +74,22 @@ class JobState(enum.Enum):
 
 
 @dataclass(slots=True)
+class _Slot:
+    jobs: int = 0
+
+
+@dataclass(slots=True)
 class _Job:
     id: int
     inode_id: int
     size_bytes: int
     age: int
     """Smaller is older; a retried job keeps its age, and one that takes another's place gets it."""
+    kin: int | None
     state: JobState = JobState.BEHIND
     not_before: float = 0.0
+    slot: _Slot | None = None
+    """While it is RUNNING."""
 
 
 @dataclass(slots=True)
@@ -93,7 +106,10 @@ class Schedule:
     """READY jobs as (age, id)."""
     _delayed: list[tuple[float, int]] = field(default_factory=list)
     """DELAYED jobs as (not_before, id)."""
+    _ready_kin: int = 0
+    """READY jobs that may share a slot."""
     _running: int = 0
+    _slots: int = 0
     _running_large: int = 0
     _running_large_bytes: int = 0
 
@@ -104,6 +120,11 @@ class Schedule:
     def running(self) -> int:
         return self._running
 
+    @property
+    def ready_to_share(self) -> int:
+        """How many READY jobs may share a slot."""
+        return self._ready_kin
+
     def state_of(self, job_id: int) -> JobState:
         return self._jobs[job_id].state
 
@@ -113,27 +134,38 @@ class Schedule:
 
     # -- changes ---------------------------------------------------------------------------------------
 
-    def add(self, job_id: int, inode_id: int, size_bytes: int, age: int | None = None) -> None:
-        """Queue a job behind all others of its inode. ``age``: of one that was dropped in its favour, so that
-        a file which changes all the time has its turn all the same."""
+    def add(
+        self, job_id: int, inode_id: int, size_bytes: int, kin: int | None = None, age: int | None = None
+    ) -> None:
+        """Queue a job behind all others of its inode. Small ones may share a slot with others of their
+        ``kin``. ``age``: of one that was dropped in its favour, so that a file which changes all the time has
+        its turn all the same."""
         if job_id in self._jobs:
             raise ValueError(f"job {job_id} is queued already")
         self._ages += 1
-        job = self._jobs[job_id] = _Job(job_id, inode_id, size_bytes, self._ages if age is None else age)
+        age = self._ages if age is None else age
+        job = self._jobs[job_id] = _Job(job_id, inode_id, size_bytes, age, kin)
+        if self._is_large(job):
+            job.kin = None
         line = self._by_inode.setdefault(inode_id, collections.deque())
         line.append(job)
         if line[0] is job:
             self._make_ready(job)
 
-    def take(self, now: float) -> list[int]:
-        """The jobs to begin at ``now``; they are RUNNING from here on."""
+    def take(self, now: float, *, shared_slots: int = 0, sharing: int = 1) -> list[list[int]]:
+        """The jobs to begin at ``now``, a list for each slot; they are RUNNING from here on. Of jobs with a
+        kin at most ``shared_slots`` lists, of at most ``sharing`` each."""
         while (delayed := self._first_delayed()) is not None and delayed.not_before <= now:
             self._make_ready(delayed)
         begun = []
-        while self._running < self.limits.uploads and (job := self._next()) is not None:
-            job.state = JobState.RUNNING
-            self._count(job, +1)
-            begun.append(job.id)
+        while self._slots < self.limits.uploads and (job := self._next(shared_slots > 0)) is not None:
+            slot = _Slot()
+            self._slots += 1
+            self._run(job, slot)
+            begun.append([job.id])
+            if job.kin is not None:
+                shared_slots -= 1
+                begun[-1] += self._share(job, slot, sharing - 1)
         return begun
 
     def done(self, job_id: int) -> None:
@@ -146,6 +178,19 @@ class Schedule:
         job = self._stop(job_id)
         job.state, job.not_before = JobState.DELAYED, not_before
         heapq.heappush(self._delayed, (not_before, job_id))
+
+    def give_back(self, job_id: int) -> None:
+        """A RUNNING job was not begun after all; it keeps its place and is READY again."""
+        self._make_ready(self._stop(job_id))
+
+    def set_apart(self, job_id: int) -> None:
+        """From the next time on that it is RUNNING, the job has a slot for itself."""
+        job = self._jobs[job_id]
+        self._ready_kin -= job.state is JobState.READY and job.kin is not None
+        job.kin = None
+
+    def may_share(self, job_id: int) -> bool:
+        return self._jobs[job_id].kin is not None
 
     def hurry(self, job_id: int) -> None:
         """A DELAYED job waits no longer; any other is left alone."""
@@ -168,8 +213,22 @@ class Schedule:
 
     # -- choosing --------------------------------------------------------------------------------------
 
-    def _next(self) -> _Job | None:
+    def _share(self, first: _Job, slot: _Slot, count: int) -> list[int]:
+        """Up to so many jobs that come along with ``first``."""
+        size_bytes = first.size_bytes
+        taken: list[int] = []
+        while len(taken) < count and (job := self._first_ready(self._small)) is not None:
+            size_bytes += job.size_bytes
+            if job.kin != first.kin or size_bytes > self.limits.shared_bytes:
+                break
+            self._run(job, slot)
+            taken.append(job.id)
+        return taken
+
+    def _next(self, may_share: bool) -> _Job | None:
         small, large = self._first_ready(self._small), self._first_ready(self._large)
+        if small is not None and small.kin is not None and not may_share:
+            small = None
         if large is not None and not self._admits(large):
             large = None
         return min((job for job in (small, large) if job is not None), key=lambda job: job.age, default=None)
@@ -205,8 +264,16 @@ class Schedule:
     def _is_large(self, job: _Job) -> bool:
         return job.size_bytes > self.limits.small_bytes
 
+    def _run(self, job: _Job, slot: _Slot) -> None:
+        self._ready_kin -= job.kin is not None
+        job.state = JobState.RUNNING
+        job.slot = slot
+        slot.jobs += 1
+        self._count(job, +1)
+
     def _make_ready(self, job: _Job) -> None:
         job.state = JobState.READY
+        self._ready_kin += job.kin is not None
         heapq.heappush(self._large if self._is_large(job) else self._small, (job.age, job.id))
 
     def _stop(self, job_id: int) -> _Job:
@@ -214,6 +281,11 @@ class Schedule:
         if job.state is not JobState.RUNNING:
             raise ValueError(f"job {job_id} is not running")
         self._count(job, -1)
+        assert job.slot is not None
+        job.slot.jobs -= 1
+        if not job.slot.jobs:
+            self._slots -= 1
+        job.slot = None
         return job
 
     def _count(self, job: _Job, sign: int) -> None:
@@ -223,6 +295,7 @@ class Schedule:
             self._running_large_bytes += sign * job.size_bytes
 
     def _remove(self, job: _Job) -> None:
+        self._ready_kin -= job.state is JobState.READY and job.kin is not None
         del self._jobs[job.id]
         line = self._by_inode[job.inode_id]
         was_first = line[0] is job

@@ -30,6 +30,7 @@ asked first whether it took place, by the write id in the object's metadata.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -52,6 +53,7 @@ from s3blobfs.writeback.jobs import Job, Limits, PendingUploads, UploadListener
 from s3blobfs.writeback.reaper import Reaper
 from s3blobfs.writeback.schedule import JobState, Schedule
 from s3blobfs.writeback.tickets import Barrier, UploadTicket
+from s3blobfs.writeback.together import PATIENT, PROMPT, SHARING_MAX_BYTES, Ends, Together
 from s3blobfs.writeback.transfer import Committed, Transfer
 
 __all__ = ["Limits", "PendingUploads", "UploadListener", "UploadTicket", "Uploader"]
@@ -85,6 +87,9 @@ class Uploader:
         self._transfer = Transfer(db, stores, reaper, self.early, now_ns)
         self._jitter = jitter
         self._schedule = Schedule(self._limits.schedule)
+        ends = Ends(self._begin, self._settle, self._release, self._failed)
+        patience = PATIENT if self._limits.patient else PROMPT
+        self._together = Together(self._transfer, stores, self._schedule, ends, patience)
         self._jobs: dict[int, Job] = {}
         self._bytes = 0
         self._parked: dict[int, list[UploadTicket]] = {}
@@ -136,7 +141,11 @@ class Uploader:
         )
         self._bytes += upload.size_bytes
         age = self._parked_ages.pop(upload.inode_id, None)
-        self._schedule.add(upload.id, upload.inode_id, upload.size_bytes, age)
+        may_share = not in_doubt and upload.size_bytes <= SHARING_MAX_BYTES
+        kin = upload.store_id if may_share else None
+        if self._together.linger():
+            self._wake.set()
+        self._schedule.add(upload.id, upload.inode_id, upload.size_bytes, kin, age)
         if self._stopped is not None:
             ticket.stop(self._stopped)
         self._begin()
@@ -185,6 +194,7 @@ class Uploader:
 
     def hurry(self, inode_id: int) -> None:
         """Somebody waits for the file: what failed is tried again now."""
+        self._together.hurry()
         for upload_id in self._schedule.jobs_of(inode_id):
             self._schedule.hurry(upload_id)
         self._begin()
@@ -196,6 +206,7 @@ class Uploader:
         :class:`~s3blobfs.errors.VolumeIndexError` when the index takes nothing any more."""
         tickets = [ticket for job in self._jobs.values() for ticket in job.tickets]
         tickets += [ticket for parked in self._parked.values() for ticket in parked]
+        self._together.hurry()
         for upload_id in self._jobs:
             self._schedule.hurry(upload_id)
         self._wake.set()
@@ -244,6 +255,7 @@ class Uploader:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 self.early.start(nursery)
+                nursery.start_soon(self._together.run)
                 task_status.started()
                 try:
                     while True:
@@ -253,6 +265,7 @@ class Uploader:
                 finally:
                     self._nursery = None
                     self.early.stop()
+                    self._together.stop()
         finally:
             self._stop(TransientS3Error("uploads have ended; the data is staged for the next mount"))
 
@@ -265,17 +278,34 @@ class Uploader:
     def _begin(self) -> None:
         """Begin the uploads that may. Who makes one ready calls this: a turn of :meth:`run` in between would
         cost as much as all else here."""
-        if self._nursery is not None:
-            for upload_id in self._schedule.take(trio.current_time()):
-                self._nursery.start_soon(self._upload, self._jobs[upload_id])
+        if self._nursery is None:
+            return
+        slots = self._schedule.take(
+            trio.current_time(), shared_slots=self._together.free_slots, sharing=self._together.sharing
+        )
+        for upload_ids in slots:
+            jobs = [self._jobs[upload_id] for upload_id in upload_ids]
+            sharing = []
+            for job in jobs:
+                if self._schedule.may_share(job.upload.id) and self._is_wanted(job):
+                    sharing.append(job)
+                else:
+                    self._nursery.start_soon(self._upload, job)
+            if sharing:
+                self._nursery.start_soon(self._together.upload, self._together.begin(sharing))
+
+    def _is_wanted(self, job: Job) -> bool:
+        """No newer content of the file waits behind it, and the file is there."""
+        return not job.forgotten and len(self._schedule.jobs_of(job.upload.inode_id)) == 1
 
     async def _wait_for_work(self) -> None:
         next_time = self._schedule.next_time()
-        with trio.CancelScope(deadline=float("inf") if next_time is None else next_time):
+        deadline = math.inf if next_time is None else next_time
+        with trio.CancelScope(deadline=min(deadline, self._together.lingers_until)):
             await self._wake.wait()
 
     async def _upload(self, job: Job) -> None:
-        job.giving_way = job.forgotten or len(self._schedule.jobs_of(job.upload.inode_id)) > 1
+        job.giving_way = not self._is_wanted(job)
         try:
             if job.giving_way:
                 await self._give_way(job)
@@ -348,6 +378,8 @@ class Uploader:
             logger.warning("%s is over, but its staged file stays: %s", job.what, error)
 
     async def _failed(self, job: Job, error: S3BlobFSError) -> None:
+        if job.in_doubt:
+            self._schedule.set_apart(job.upload.id)  # S3 is asked first
         if job.forgotten and not job.giving_way:
             self._schedule.retry(job.upload.id, trio.current_time())  # not to upload it, but to give way
             self._wake.set()

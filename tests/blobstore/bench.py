@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from s3blobfs.blobstore.open import open_store
-from s3blobfs.blobstore.protocol import BlobStore, Kept
+from s3blobfs.blobstore.protocol import BlobStore, Kept, SmallPut
 from s3blobfs.s3.fake import FakeBucket, FakeS3, FakeVersion
 from s3blobfs.s3.faults import FaultScript, FaultyObjectClient
 from s3blobfs.s3.protocol import ObjectClient
@@ -121,6 +121,9 @@ class Bench:
     ) -> StoredContent:
         path, digests = self.staged(data)
         return await store.put(path, digests, object_id=object_id, write_id=write_id, hint=HINT, kept=kept)
+
+    def small(self, data: bytes, *, object_id: str | None = None, write_id: str = "w1") -> SmallPut:
+        return SmallPut(data, content_digests(data), object_id, write_id, HINT)
 
     async def blob(self, store: BlobStore, data: bytes, *, object_id: str | None = None) -> BlobContent:
         """Put ``data`` and answer it as the index would know it."""

@@ -6,7 +6,9 @@ import hashlib
 
 import pytest
 import trio
+import trio.testing
 
+from s3blobfs.blobstore.protocol import Left
 from s3blobfs.errors import (
     DamagedContent,
     ObjectAlreadyExists,
@@ -15,7 +17,7 @@ from s3blobfs.errors import (
     TransientS3Error,
 )
 from s3blobfs.tier.digest import content_digests
-from s3blobfs.types import DigestAlgorithm
+from s3blobfs.types import DigestAlgorithm, StoredContent
 from tests.blobstore.bench import FOO, FOO_MD5, HINT, Bench, content, note
 
 # The first published collision: X. Wang, D. Feng, X. Lai, H. Yu, "Collisions for Hash Functions MD4, MD5,
@@ -320,3 +322,89 @@ async def test_foreign_objects_are_no_write_of_ours(bench: Bench) -> None:
     assert await store.find_write(content_digests(FOO), object_id=None, write_id="w1") is None
     with pytest.raises(PermanentS3Error):
         await bench.put(store, FOO)
+
+
+# --- several together ---------------------------------------------------------------------------------
+
+
+@pytest.mark.expected_log("is not the content its name says")
+async def test_contents_together_as_each_by_itself(bench: Bench) -> None:
+    """New, there already, the same twice, and one whose name another content has."""
+    store = bench.digest_store()
+    await bench.put(store, b"there")
+    one, colliding = _colliding_pair()
+    await bench.put(store, one)
+    bench.requests()
+    puts = [bench.small(data) for data in (FOO, b"there", FOO, colliding, b"last")]
+    bench.draw()
+    await store.put_each(puts)
+    stored = [put.outcome for put in puts]
+    assert all(isinstance(outcome, StoredContent) for outcome in stored)
+    assert [outcome.existed for outcome in stored if isinstance(outcome, StoredContent)] == [
+        *(False, True, True, False, False)
+    ]
+    # Of the colliding one both names are looked for.
+    assert bench.requests() == {"head": 6, "put": 3}
+    assert bench.taken_lines()[:5] == [
+        "client --> S3: getObjectMetadata",
+        note(FOO_MD5),
+        "client <-- S3: missing",
+        "tmp -> S3: write 3 bytes",
+        note(FOO_MD5),
+    ]
+    for put in puts:
+        assert isinstance(put.outcome, StoredContent)
+        assert bench.object(put.outcome.location.object_key).data == put.body
+
+
+async def test_one_of_several_fails_alone(bench: Bench) -> None:
+    store = bench.digest_store()
+    puts = [bench.small(data) for data in (b"1", b"2", b"3", b"4")]
+    error = TransientS3Error("503")
+    bench.script.on("put", nth=2).raises(error)
+    bench.script.on("head", nth=3).raises(error)
+    await store.put_each(puts)
+    assert [put.outcome is error for put in puts] == [False, True, True, False]
+    assert bench.requests() == {"head": 3, "put": 2}
+    await store.put_each(puts[1:3])
+    assert all(isinstance(put.outcome, StoredContent) for put in puts)
+
+
+async def test_content_that_another_is_storing_is_left_to_who_waits(bench: Bench) -> None:
+    store = bench.digest_store()
+    stall = bench.script.on("put", nth=1).stalls()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.put, store, FOO)
+        await stall.arrived.wait()
+        puts = [bench.small(FOO), bench.small(b"other")]
+        await store.put_each(puts)
+        stall.release()
+    assert puts[0].outcome is Left.BUSY
+    assert isinstance(puts[1].outcome, StoredContent)
+
+
+async def test_who_waits_for_a_content_of_several_finds_it(bench: Bench) -> None:
+    store = bench.digest_store()
+    stall = bench.script.on("put", nth=1).stalls()
+    found: list[StoredContent] = []
+
+    async def put() -> None:
+        found.append(await bench.put(store, FOO))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.put_each, [bench.small(FOO)])
+        await stall.arrived.wait()
+        nursery.start_soon(put)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not found
+        stall.release()
+    assert found[0].existed
+    assert bench.requests() == {"head": 2, "put": 1}
+
+
+async def test_cancelled_among_several_its_name_is_free(bench: Bench) -> None:
+    store = bench.digest_store()
+    bench.script.on("put", nth=1).stalls()
+    with trio.move_on_after(0.01):
+        await store.put_each([bench.small(FOO)])
+    await bench.put(store, FOO)

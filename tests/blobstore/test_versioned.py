@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from s3blobfs.blobstore import metadata
+from s3blobfs.blobstore.protocol import Left
 from s3blobfs.blobstore.versioned import FIND_WRITE_DEPTH
 from s3blobfs.errors import (
     AccessDenied,
@@ -17,6 +18,7 @@ from s3blobfs.errors import (
 from s3blobfs.s3.faults import Operation
 from s3blobfs.s3.protocol import ObjectId
 from s3blobfs.tier.digest import content_digests
+from s3blobfs.types import StoredContent
 from tests.blobstore.bench import FOO, HINT, Bench, content, note
 from tests.conftest import AllowLogs
 from tests.support.early import as_sent_early
@@ -209,3 +211,49 @@ async def test_search_is_bounded(bench: Bench) -> None:
     bench.requests()
     assert await store.find_write(content_digests(FOO), object_id="id1", write_id="w0") is None
     assert bench.requests() == {"list": 1, "head": FIND_WRITE_DEPTH}
+
+
+# --- several together ---------------------------------------------------------------------------------
+
+
+async def test_versions_together_as_each_by_itself(bench: Bench) -> None:
+    store = bench.versioned_store()
+    puts = [
+        bench.small(data, object_id=name) for name, data in (("id1", FOO), ("id2", FOO), ("id1", b"newer"))
+    ]
+    bench.draw()
+    await store.put_each(puts)
+    versions = [put.outcome.location.version_id for put in puts if isinstance(put.outcome, StoredContent)]
+    assert len(set(versions)) == 3
+    assert bench.taken_lines() == [
+        line
+        for put, version in zip(puts, versions, strict=True)
+        for line in (
+            f"client -> S3: write {len(put.body)} bytes",
+            note(put.object_id or ""),
+            f"client <-- S3: v={version}",
+        )
+    ]
+    assert bench.requests() == {"put": 3}
+    assert bench.object("id1").data == b"newer"
+
+
+async def test_lost_answer_among_several_is_in_doubt(bench: Bench) -> None:
+    store = bench.versioned_store()
+    puts = [bench.small(FOO, object_id=name) for name in ("id1", "id2", "id3")]
+    bench.script.on("put", key="id1").applies_then_raises(OutcomeUnknown("reset"))
+    refused = TransientS3Error("503")
+    bench.script.on("put", key="id2").raises(refused)
+    await store.put_each(puts)
+    assert [put.outcome for put in puts[:2]] == [Left.IN_DOUBT, refused]
+    assert isinstance(puts[2].outcome, StoredContent)
+    found = await store.find_write(content_digests(FOO), object_id="id1", write_id="w1")
+    assert found is not None
+
+
+async def test_versioning_was_turned_off_among_several(bench: Bench) -> None:
+    store = bench.versioned_store()
+    bench.bucket().versioning = False
+    put = bench.small(FOO, object_id="id1")
+    await store.put_each([put])
+    assert isinstance(put.outcome, PermanentS3Error)

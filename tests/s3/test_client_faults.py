@@ -15,16 +15,19 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from s3blobfs.config import MIB
 from s3blobfs.errors import (
     AccessDenied,
     ObjectAlreadyExists,
     ObjectNotFound,
+    OutcomeUnknown,
     PermanentS3Error,
     TransientS3Error,
 )
 from s3blobfs.s3.client import S3ClientFactory, S3ObjectClient
+from s3blobfs.s3.each import HeadRequest, PutRequest, Requests
 from s3blobfs.s3.protocol import ObjectId
 from s3blobfs.trace import Count, Tracer
 from tests.conftest import MakeBucket
@@ -117,6 +120,76 @@ async def test_a_body_damaged_on_its_way_is_refused_and_sent_again(
         await client.put("k", data)
         assert (await client.get("k")).data == data
     assert tracer.counts[Count.S3_RETRY] == 1
+
+
+# --- several in one turn ------------------------------------------------------------------------------
+
+
+async def test_only_the_request_that_failed_is_repeated(
+    server: S3Server, proxy: RecordingProxy, make_bucket: MakeBucket
+) -> None:
+    bucket, tracer = make_bucket(server), Tracer()
+    proxy.on(SLOW_DOWN, method="PUT", path="*/k1", nth=1)
+    proxy.on(WireFault(reset_after=True), method="HEAD", path="*/k2", nth=1)
+    requests = [PutRequest("k0", b"", metadata={}), PutRequest("k1", b"1", metadata={})]
+    requests += [PutRequest("k2", b"2", metadata={})]
+    async with connected(bucket, proxy.url, tracer) as client:
+        head = HeadRequest("k2")
+
+        def asked_for() -> Requests[None]:
+            yield from requests
+            yield head
+
+        await client.make_each(asked_for())
+    assert all(request.answer().etag for request in requests)
+    assert head.answer().size_bytes == 1
+    assert asked(proxy) == ["PUT"] * 4 + ["HEAD"] * 2
+    assert tracer.counts == {Count.S3_PUT: 3, Count.S3_HEAD: 1, Count.S3_RETRY: 2}
+
+
+async def test_requests_behind_one_that_is_given_up_on_are_made(
+    server: S3Server, proxy: RecordingProxy, make_bucket: MakeBucket
+) -> None:
+    proxy.on(SLOW_DOWN, path="*/k0")
+    proxy.on(WireFault(answer=error_answer(500, "InternalError")), path="*/k1", nth=1)
+    refused = PutRequest("k0", b"", metadata={})
+    unknown = PutRequest("k1", b"", metadata={}, repeat_unknown=False)
+    last = PutRequest("k2", b"", metadata={})
+
+    def asked_for() -> Requests[None]:
+        yield from (refused, unknown, last)
+
+    async with connected(make_bucket(server), proxy.url) as client:
+        await client.make_each(asked_for())
+    with pytest.raises(TransientS3Error, match="SlowDown"):
+        refused.answer()
+    with pytest.raises(OutcomeUnknown):
+        unknown.answer()
+    assert last.answer().etag
+    assert [request.path[-2:] for request in proxy.requests] == ["k0"] * 3 + ["k1", "k2"]
+
+
+async def test_requests_for_which_no_thread_becomes_free(proxy: RecordingProxy) -> None:
+    stall = threading.Event()
+    proxy.on(WireFault(stall=stall))
+    changes: dict[str, Any] = {"max_threads": 1, "request_timeout_s": 0.4, "total_timeout_s": 0.4}
+    put = PutRequest("k", b"", metadata={})
+
+    def asked_for() -> Requests[None]:
+        yield put
+
+    async with connected("bucket", proxy.url, **changes) as client, trio.open_nursery() as nursery:
+
+        async def occupy() -> None:
+            with pytest.raises(TransientS3Error):
+                await client.put("other", b"")
+
+        nursery.start_soon(occupy)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(TransientS3Error, match="no answer within"):
+            await client.make_each(asked_for())
+    with pytest.raises(AssertionError, match="was not made"):
+        put.answer()
 
 
 # --- multipart ----------------------------------------------------------------------------------------

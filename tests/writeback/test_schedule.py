@@ -20,6 +20,11 @@ from s3blobfs.writeback.schedule import Backoff, JobState, Schedule, ScheduleLim
 SMALL, LARGE = 10, 100
 
 
+def taken(schedule: Schedule, now: float) -> list[int]:
+    """Each has a slot for itself."""
+    return [job for (job,) in schedule.take(now)]
+
+
 def limits(uploads: int = 4, small_slots: int = 1, large_bytes: int = 250) -> ScheduleLimits:
     return ScheduleLimits(
         uploads=uploads, large_bytes=large_bytes, small_bytes=SMALL, small_slots=small_slots
@@ -95,7 +100,7 @@ class ScheduleMachine(RuleBasedStateMachine):
     @rule(passed=st.floats(0, 10), target=running_jobs)
     def take(self, passed: float) -> object:
         self.now += passed
-        begun = self.schedule.take(self.now)
+        begun = taken(self.schedule, self.now)
         self.not_before = {job: time for job, time in self.not_before.items() if time > self.now}
         assert begun == self.expected()
         return multiple(*begun)
@@ -181,9 +186,9 @@ def test_everything_is_begun_in_the_end_in_the_order_of_its_inode(
     begun: list[int] = []
     running: list[int] = []
     while len(schedule):
-        taken = schedule.take(0.0)
-        begun += taken
-        running += taken
+        now = taken(schedule, 0.0)
+        begun += now
+        running += now
         assert running, "nothing runs and nothing begins"
         ended = order.choice(running)  # type: ignore[attr-defined]
         running.remove(ended)
@@ -198,32 +203,32 @@ def test_large_uploads_leave_a_slot_to_small_ones() -> None:
     schedule = Schedule(limits(large_bytes=10_000))
     for job in range(5):
         schedule.add(job, job, LARGE)
-    assert schedule.take(0) == [0, 1, 2]
+    assert taken(schedule, 0) == [0, 1, 2]
     schedule.add(5, 5, 1)
-    assert schedule.take(0) == [5]
+    assert taken(schedule, 0) == [5]
     schedule.done(5)
     schedule.add(6, 6, 1)
-    assert schedule.take(0) == [6]
+    assert taken(schedule, 0) == [6]
 
 
 def test_stream_of_small_uploads_does_not_hold_up_a_large_one() -> None:
     schedule = Schedule(limits(uploads=2, small_slots=1))
     schedule.add(0, 0, 1)
     schedule.add(1, 1, 1)
-    assert schedule.take(0) == [0, 1]
+    assert taken(schedule, 0) == [0, 1]
     schedule.add(2, 2, LARGE)
     schedule.add(3, 3, 1)
     schedule.done(0)
-    assert schedule.take(0) == [2]
+    assert taken(schedule, 0) == [2]
 
 
 def test_large_upload_waits_for_the_budget_and_is_not_overtaken_by_younger_large_ones() -> None:
     schedule = Schedule(limits(uploads=8, small_slots=1))
     for job, size in enumerate([LARGE, LARGE, LARGE, SMALL + 1]):
         schedule.add(job, job, size)
-    assert schedule.take(0) == [0, 1]
+    assert taken(schedule, 0) == [0, 1]
     schedule.done(0)
-    assert schedule.take(0) == [2, 3]
+    assert taken(schedule, 0) == [2, 3]
 
 
 def test_upload_above_the_budget_runs_alone_among_large_ones() -> None:
@@ -231,13 +236,13 @@ def test_upload_above_the_budget_runs_alone_among_large_ones() -> None:
     schedule.add(0, 0, LARGE)
     schedule.add(1, 1, 10**12)
     schedule.add(2, 2, LARGE)
-    assert schedule.take(0) == [0]
+    assert taken(schedule, 0) == [0]
     schedule.done(0)
-    assert schedule.take(0) == [1]
+    assert taken(schedule, 0) == [1]
     schedule.add(3, 3, 1)
-    assert schedule.take(0) == [3]
+    assert taken(schedule, 0) == [3]
     schedule.done(1)
-    assert schedule.take(0) == [2]
+    assert taken(schedule, 0) == [2]
 
 
 def test_one_slot_serves_both_classes_in_order() -> None:
@@ -245,7 +250,7 @@ def test_one_slot_serves_both_classes_in_order() -> None:
     for job, size in enumerate([LARGE, 1, LARGE]):
         schedule.add(job, job, size)
     for job in range(3):
-        assert schedule.take(0) == [job]
+        assert taken(schedule, 0) == [job]
         schedule.done(job)
 
 
@@ -253,26 +258,26 @@ def test_retried_job_keeps_its_place() -> None:
     schedule = Schedule(limits(uploads=1))
     schedule.add(0, 0, 1)
     schedule.add(1, 1, 1)
-    assert schedule.take(0) == [0]
+    assert taken(schedule, 0) == [0]
     schedule.retry(0, not_before=5.0)
     assert schedule.next_time() == 5.0
-    assert schedule.take(1) == [1]
+    assert taken(schedule, 1) == [1]
     schedule.add(2, 2, 1)
     schedule.done(1)
-    assert schedule.take(5) == [0]
+    assert taken(schedule, 5) == [0]
 
 
 def test_what_takes_the_place_of_another_has_its_turn() -> None:
     """A file that changes all the time must not be overtaken for ever by files that change once."""
     schedule = Schedule(limits(uploads=1))
     schedule.add(0, 0, 1)
-    assert schedule.take(0) == [0]
+    assert taken(schedule, 0) == [0]
     schedule.add(1, 1, 1)
     schedule.add(2, 2, 1)
     age = schedule.drop(1)
     schedule.add(3, 1, 1, age)
     schedule.done(0)
-    assert schedule.take(0) == [3]
+    assert taken(schedule, 0) == [3]
 
 
 @given(st.integers(1, 10_000), st.floats(0, 1))
@@ -290,3 +295,87 @@ def test_only_running_jobs_end() -> None:
         schedule.done(0)
     with pytest.raises(ValueError, match="is not running"):
         schedule.retry(0, 1.0)
+
+
+# --- shared slots -------------------------------------------------------------------------------------
+
+
+def test_jobs_of_one_kin_share_a_slot_in_their_order() -> None:
+    schedule = Schedule(limits(uploads=2))
+    for job in range(5):
+        schedule.add(job, job, 1, kin=7)
+    assert schedule.ready_to_share == 5
+    assert schedule.take(0) == []
+    assert schedule.take(0, shared_slots=1, sharing=3) == [[0, 1, 2]]
+    assert (schedule.running, schedule.ready_to_share) == (3, 2)
+    schedule.add(5, 5, LARGE)
+    assert schedule.take(0, shared_slots=1, sharing=3) == [[3, 4]]
+    for job in range(3):
+        assert schedule.take(0) == []
+        schedule.done(job)
+    assert schedule.take(0) == [[5]]
+
+
+def test_slot_is_shared_with_no_other_kin_nor_beyond_its_bytes() -> None:
+    schedule = Schedule(ScheduleLimits(small_bytes=SMALL, shared_bytes=SMALL))
+    for job, (size, kin) in enumerate([(1, 1), (1, 1), (1, 2), (6, 2), (4, 2), (1, None), (LARGE, 2)]):
+        schedule.add(job, job, size, kin=kin)
+    assert schedule.ready_to_share == 5
+    assert schedule.take(0, shared_slots=9, sharing=9) == [[0, 1], [2, 3], [4], [5], [6]]
+
+
+def test_what_is_given_back_keeps_its_place() -> None:
+    schedule = Schedule(limits(uploads=2))
+    for job in range(4):
+        schedule.add(job, job % 3, 1, kin=1)
+    assert schedule.take(0, shared_slots=1, sharing=3) == [[0, 1, 2]]
+    schedule.give_back(1)
+    schedule.give_back(2)
+    assert schedule.state_of(1) is JobState.READY
+    schedule.done(0)
+    schedule.set_apart(2)
+    assert (schedule.running, schedule.ready_to_share) == (0, 2)
+    assert schedule.take(0) == []
+    assert schedule.take(0, shared_slots=1, sharing=9) == [[1], [2]]
+    schedule.done(1)
+    schedule.drop(3)
+    assert schedule.ready_to_share == 0
+    schedule.give_back(2)
+    assert not schedule.may_share(2)
+    assert schedule.take(0) == [[2]]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.sampled_from([1, 6, LARGE]), st.sampled_from([None, 1, 2]))),
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.randoms(use_true_random=False),
+)
+def test_shared_slots_over_random_histories(
+    jobs: list[tuple[int, int, int | None]], uploads: int, sharing: int, order: object
+) -> None:
+    """Slots are bounded, every job of a slot is of one kin, the rest is as without sharing."""
+    schedule = Schedule(limits(uploads=uploads, small_slots=min(1, uploads - 1)))
+    for number, (inode, size, kin) in enumerate(jobs):
+        schedule.add(number, inode, size, kin)
+    begun: list[int] = []
+    slots: list[list[int]] = []
+    while len(schedule):
+        for slot in schedule.take(0.0, shared_slots=2, sharing=sharing):
+            assert len(slot) <= sharing
+            assert len(slot) == 1 or len({jobs[job][2] for job in slot} | {None}) == 2
+            slots.append(slot)
+        assert 0 < len(slots) <= uploads
+        assert schedule.running == sum(map(len, slots))
+        slot = order.choice(slots)  # type: ignore[attr-defined]
+        ended = slot.pop()
+        slots = [slot for slot in slots if slot]
+        fate = order.choice(["done", "back", "apart"])  # type: ignore[attr-defined]
+        if fate == "done" or ended in begun:
+            schedule.done(ended)
+            continue
+        begun.append(ended)  # given back once
+        if fate == "apart":
+            schedule.set_apart(ended)
+        schedule.give_back(ended)
+    assert (schedule.running, schedule.ready_to_share) == (0, 0)
