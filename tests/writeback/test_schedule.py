@@ -275,7 +275,7 @@ def test_what_takes_the_place_of_another_has_its_turn() -> None:
     schedule.add(1, 1, 1)
     schedule.add(2, 2, 1)
     age = schedule.drop(1)
-    schedule.add(3, 1, 1, age)
+    schedule.add(3, 1, 1, age=age)
     schedule.done(0)
     assert taken(schedule, 0) == [3]
 
