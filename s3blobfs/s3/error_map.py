@@ -222,6 +222,8 @@ def no_credentials(detail: str = "") -> AccessDenied:
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _BODY_END = "\n\nDebug source:"
+_NOT_CONNECTED = re.compile(r"kind: Connect\b")
+"""Nothing was sent. ``ConnectionReset`` is another kind: of a connection that was there."""
 
 
 def from_obstore(error: Exception, context: RequestContext) -> S3BlobFSError:
@@ -244,7 +246,7 @@ def from_obstore(error: Exception, context: RequestContext) -> S3BlobFSError:
         return from_answer(context, status=301)
     if "InvalidCertificate" in debug or "InvalidContentType" in debug:
         return _bad_tls(context)
-    if "kind: Connect" in debug:
+    if _NOT_CONNECTED.search(debug):
         return _unreachable(context, _reason(debug))
     if "kind: Timeout" in debug or "TimedOut" in debug:
         return _timeout(context)

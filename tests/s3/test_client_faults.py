@@ -82,6 +82,27 @@ async def test_transient_failures_are_repeated(
     assert sum(tracer.counts.values()) == len(proxy.requests)
 
 
+@pytest.mark.parametrize("body", [b"", b"data", b"d" * 100_000], ids=len)
+async def test_a_put_whose_answer_is_lost_is_not_repeated_unasked(
+    server: S3Server, proxy: RecordingProxy, make_bucket: MakeBucket, body: bytes
+) -> None:
+    """It took place: another one would be a second version."""
+    proxy.on(WireFault(reset_after=True), method="PUT")
+    alone = PutRequest("k", body, metadata={}, repeat_unknown=False)
+
+    def asked_for() -> Requests[None]:
+        yield alone
+
+    async with connected(make_bucket(server), proxy.url) as client:
+        with pytest.raises(OutcomeUnknown):
+            await client.put("k", body, repeat_unknown=False)
+        assert asked(proxy) == ["PUT"]
+        await client.make_each(asked_for())
+        with pytest.raises(OutcomeUnknown):
+            alone.answer()
+    assert asked(proxy) == ["PUT"] * 2
+
+
 async def test_permanent_failures_are_not_repeated(server: S3Server, proxy: RecordingProxy) -> None:
     async with connected("no-such-bucket-here", proxy.url) as client:
         with pytest.raises(PermanentS3Error):

@@ -18,6 +18,7 @@ import pytest
 
 from s3blobfs.control.client import MountedVolume as Control
 from tests.fs.calls import pattern
+from tests.support.bucket import objects_of
 from tests.support.proxy import WireFault, error_answer
 from tests.support.servers import S3Server
 from tests.wire.kit import DEADLINE_S, Wire, deadline, in_background, wired
@@ -90,13 +91,15 @@ def is_stored(path: Path, data: bytes) -> None:
     ids=["500", "503", "reset-before", "reset-after", "latency"],
 )
 def test_a_close_succeeds_after_a_repetition(wire: Wire, fault: WireFault) -> None:
-    """Twice the fault, then all is well. That no version is left over shows in the end."""
+    """Twice the fault, then all is well, and there is one version of the file."""
     path, data = wire.root / f"f{next(fresh)}", content()
     for nth in (1, 2):
         wire.proxy.on(fault, method="PUT", path=blobs(wire), nth=nth)
     with deadline():
         wire.put(path, data)
     is_stored(path, data)
+    key = os.getxattr(path, "user.s3blobfs.key").decode()
+    assert len([version for version in objects_of(wire.volume) if version[0] == key]) == 1
 
 
 @pytest.mark.parametrize("fault", [INTERNAL, SLOW_DOWN], ids=["500", "503"])
