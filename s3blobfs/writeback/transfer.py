@@ -262,10 +262,12 @@ class Transfer:
 
 
 async def _in_memory(staged: StagedFile) -> bytes | None:
-    """A small sealed content; ``None`` if it cannot be read."""
+    """A small sealed content; ``None`` if it cannot be read, or is not there any more."""
     body = staged.body
     if isinstance(body, bytes):
         return body
+    if staged.gone:
+        return None  # unlinked, or emptied, since the index was looked into
     try:
         return bytes(await staged.read(0, staged.size_bytes))
     except TierError:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import trio
@@ -12,6 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from s3blobfs.errors import AccessDenied, IndexUnavailable, OutcomeUnknown, TransientS3Error
 from s3blobfs.failpoints import Failpoint, armed
 from s3blobfs.index import uploads
+from s3blobfs.index.transaction import Transaction
 from s3blobfs.s3.fake import FakeS3
 from s3blobfs.trace import Count
 from s3blobfs.types import Keying
@@ -19,6 +21,7 @@ from s3blobfs.writeback.jobs import Limits
 from s3blobfs.writeback.together import SHARING_MAX_BYTES
 from tests.writeback.bench import Sealed, Volume, mounted
 
+T = TypeVar("T")
 FAILED = pytest.mark.expected_log("^uploading .* failed and is tried again")
 
 
@@ -103,6 +106,30 @@ async def test_who_waits_ends_the_patience(volume: Volume) -> None:
     await sealed[0].ticket.wait()
     await volume.uploader.barrier()
     assert trio.current_time() - before < 0.02
+
+
+async def test_one_that_goes_while_its_batch_begins(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index still had it; its staged file is not there any more."""
+    await begin(volume)
+    files = [await volume.make_file(f"f{number}") for number in range(4)]
+    journalled = [await volume.journal(file, b"%d" % file.id) for file in files]
+    read = volume.db.read
+
+    async def read_then_unlink(look: Callable[[Transaction], T]) -> T:
+        found = await read(look)
+        monkeypatch.undo()
+        await volume.unlink(files[1])
+        await journalled[1][1].discard()
+        return found
+
+    monkeypatch.setattr(volume.db, "read", read_then_unlink)
+    for file, (row, staged) in zip(files, journalled, strict=True):
+        volume.uploader.submit(row, staged, file.object_id)
+    await volume.uploader.barrier()
+    monkeypatch.undo()
+    assert await volume.journal_rows() == []
+    for file in [files[0], *files[2:]]:
+        assert await volume.content(file) == b"%d" % file.id
 
 
 @FAILED
