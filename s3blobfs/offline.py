@@ -109,10 +109,11 @@ async def _interruptible(function: Callable[[], Awaitable[T]]) -> T:
             async for _ in signals:
                 interrupted = True
                 nursery.cancel_scope.cancel()
+    if interrupted:
+        # A failure beside it is what being cancelled brought about.
+        raise KeyboardInterrupt from next(iter(failures), None)
     if failures:
         raise failures[0]
-    if interrupted or not results:
-        raise KeyboardInterrupt
     return results[0]
 
 

@@ -109,17 +109,26 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return _refused(error)
     except (click.Abort, KeyboardInterrupt):
-        _say("interrupted")
-        return EXIT_INTERRUPTED
+        return _interrupted()
     except BrokenPipeError:
         # Whoever read our output has seen enough; Python must not complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
-    except Exception as error:
+    except (Exception, BaseExceptionGroup) as error:
+        # trio wraps the interrupt that reaches it in a task.
+        if isinstance(error, BaseExceptionGroup) and error.subgroup(KeyboardInterrupt):
+            return _interrupted()
+        if not isinstance(error, Exception):
+            raise
         if debug:
             logger.debug("the error in full", exc_info=True)
         _say(line_of(error))
         return EXIT_FAILED
+
+
+def _interrupted() -> int:
+    _say("interrupted")
+    return EXIT_INTERRUPTED
 
 
 def _refused(error: click.ClickException) -> int:

@@ -128,8 +128,19 @@ def test_error_is_one_line_and_exit_code_1(
     assert shown.count("\n") == 1
 
 
-def test_interruption(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(failing(monkeypatch, KeyboardInterrupt())) == 130
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyboardInterrupt(),
+        BaseExceptionGroup(
+            "of a nursery", [ExceptionGroup("of another", [ValueError()]), KeyboardInterrupt()]
+        ),
+    ],
+)
+def test_interruption(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException
+) -> None:
+    assert run(failing(monkeypatch, error)) == 130
     assert capsys.readouterr().err.strip() == "s3blobfs: interrupted"
 
 
