@@ -27,6 +27,7 @@ from s3blobfs.trace import Count, Local
 from s3blobfs.types import Durability, Keying
 from s3blobfs.writeback.early import EarlyLimits
 from tests.conftest import AllowLogs
+from tests.fs.test_lending import lending, program
 from tests.s3.world import pattern
 from tests.support.rig import BUCKET, ROOT, USER, Rig, Setup, open_rig
 
@@ -297,6 +298,29 @@ async def test_a_file_written_anew_is_sent_early_again(rig: Rig) -> None:
     await rig.fs.flush(opened.handle)
     await rig.fs.release(opened.handle)
     await assert_early(rig, CONTENT[::-1])
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+async def test_a_file_that_the_kernel_reads_by_itself(setup: Setup, mapped: bool) -> None:
+    """Stores through a mapping come unseen, also before what is hashed."""
+    content = CONTENT[:100] + b"stored" + CONTENT[106:] if mapped else CONTENT
+    async with lending(setup) as rig:
+        async with begun(rig, b"as it was" * KIB) as (_, inode_id):
+            pass
+        reader = await program(rig, inode_id)
+        writer = await program(rig, inode_id, os.O_RDWR if mapped else os.O_WRONLY)
+        await rig.fs.write(writer.opened.handle, 0, b"changed")
+        await rig.fs.flush(writer.opened.handle)  # from now on nothing of it is in S3
+        await rig.fs.setattr(inode_id, AttributeChanges(size_bytes=0))
+        await write(rig, writer.opened.handle, CONTENT)
+        if mapped:
+            os.pwrite(writer.fd, b"stored", 100)
+        assert unfinished(rig) == []
+        assert rig.tracer.counts[Count.S3_PART] == 0
+        assert reader.read(size=SIZE + 1) == content
+        await writer.close(flush=True)
+        await reader.close()
+        await assert_ordinary(rig, content)
 
 
 async def test_an_fsync_in_the_middle_stores_what_there_is(rig: Rig) -> None:
