@@ -17,6 +17,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import trio
@@ -50,16 +51,18 @@ class Patience:
     """So many wait no longer."""
     slots_least: int
     """Batches at once, however near S3 is."""
+    slots_awaited: int
+    """The same, while somebody waits for everything."""
     aim_s: float
     """What a batch should take."""
     late_s: float
     """What it may take."""
 
 
-PROMPT = Patience(linger_s=0.0, company=0, slots_least=2, aim_s=0.01, late_s=0.02)
+PROMPT = Patience(linger_s=0.0, company=0, slots_least=2, slots_awaited=2, aim_s=0.01, late_s=0.02)
 """Somebody waits for each."""
-PATIENT = Patience(linger_s=0.02, company=16, slots_least=1, aim_s=0.03, late_s=0.1)
-"""Nobody waits, so what costs least is best."""
+PATIENT = Patience(linger_s=0.02, company=16, slots_least=1, slots_awaited=2, aim_s=0.03, late_s=0.1)
+"""Nobody waits, so what costs least is best: who writes needs the processor as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,7 @@ class Together:
         self._ends = ends
         self._patience = patience
         self._lingers_until = -math.inf
+        self._awaiting = 0
         self._batches: deque[Batch] = deque()
         """In the order of their beginning; some may be over."""
         self._begun = trio.Event()
@@ -168,6 +172,16 @@ class Together:
         """Somebody waits: nothing lingers any more."""
         self._lingers_until = -math.inf
 
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """Meanwhile somebody waits for everything."""
+        self.hurry()
+        self._awaiting += 1
+        try:
+            yield
+        finally:
+            self._awaiting -= 1
+
     @property
     def lingers_until(self) -> float:
         """On trio's clock, when somebody has to begin what is ready; infinite if nobody has to."""
@@ -183,7 +197,8 @@ class Together:
         """So many batches may begin now."""
         if self._is_lingering:
             return 0
-        wanted = max(self._patience.slots_least, int(self._one_s * MOST_PER_S))
+        least = self._patience.slots_awaited if self._awaiting else self._patience.slots_least
+        wanted = max(least, int(self._one_s * MOST_PER_S))
         return min(self._schedule.limits.uploads, wanted) - self._sending
 
     @property

@@ -206,17 +206,17 @@ class Uploader:
         :class:`~s3blobfs.errors.VolumeIndexError` when the index takes nothing any more."""
         tickets = [ticket for job in self._jobs.values() for ticket in job.tickets]
         tickets += [ticket for parked in self._parked.values() for ticket in parked]
-        self._together.hurry()
-        for upload_id in self._jobs:
-            self._schedule.hurry(upload_id)
-        self._wake.set()
         barrier = Barrier(tickets)
-        while True:
-            if progress is not None:
-                progress(barrier.files_left, barrier.bytes_left)
-            if barrier.files_left == 0:
-                break
-            await barrier.changed()
+        with self._together.awaited():
+            for upload_id in self._jobs:
+                self._schedule.hurry(upload_id)
+            self._wake.set()
+            while True:
+                if progress is not None:
+                    progress(barrier.files_left, barrier.bytes_left)
+                if barrier.files_left == 0:
+                    break
+                await barrier.changed()
         # What nobody wants any more but was begun: cut off now, it might leave an object without a row. It is
         # given one chance, for no data depends on it; what it leaves if S3 fails is found by gc.
         forgotten = [job for job in self._jobs.values() if job.forgotten]

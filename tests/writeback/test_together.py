@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from s3blobfs.blobstore.protocol import SmallPut
 from s3blobfs.errors import AccessDenied, IndexUnavailable, OutcomeUnknown, TransientS3Error
 from s3blobfs.failpoints import Failpoint, armed
 from s3blobfs.index import uploads
@@ -106,6 +107,32 @@ async def test_who_waits_ends_the_patience(volume: Volume) -> None:
     await sealed[0].ticket.wait()
     await volume.uploader.barrier()
     assert trio.current_time() - before < 0.02
+
+
+@pytest.mark.parametrize(("awaited", "most"), [(False, 1), (True, 2)])
+async def test_who_waits_for_everything_gets_more_at_once(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch, awaited: bool, most: int
+) -> None:
+    volume.uploader = volume.make_uploader(Limits(patient=True))
+    await begin(volume)
+    store = volume.stores[1]
+    put_each, running, seen = store.put_each, 0, []
+
+    async def counted(wanted: Iterator[SmallPut]) -> None:
+        nonlocal running
+        running += 1
+        seen.append(running)
+        await trio.sleep(0.005)
+        await put_each(wanted)
+        running -= 1
+
+    monkeypatch.setattr(store, "put_each", counted)
+    sealed = await seal(volume, numbered(60))
+    if awaited:
+        await volume.uploader.barrier()
+    for each in sealed:
+        await each.ticket.wait()
+    assert max(seen) == most
 
 
 async def test_one_that_goes_while_its_batch_begins(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
