@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import random
 import threading
@@ -15,7 +16,7 @@ from pathlib import Path
 from s3blobfs.control.client import MountedVolume as Control
 from s3blobfs.control.messages import ControlError
 from s3blobfs.errors import UsageError
-from torturelib.ledger import By, Ledger, content_of
+from torturelib.ledger import By, Content, Ledger, content_of
 from torturelib.witness import Witness
 
 FILES = 8
@@ -71,6 +72,15 @@ class Gate:
         """As :meth:`close`, not waiting for those inside."""
         with self._condition:
             self._open = False
+
+
+def contents_between(before: bytes, after: bytes, begin: int, end: int) -> Iterator[Content]:
+    """What a file may hold until all from ``begin`` to ``end`` is written in chunks: the kernel makes two
+    requests of one that does not begin with a page, and between any two of them the file may be synced."""
+    for start in range(begin, end, CHUNK_BYTES):
+        for at in (start, -(-start // mmap.PAGESIZE) * mmap.PAGESIZE):
+            if at < end:
+                yield content_of(after[:at] + before[at:])
 
 
 class Worker:
@@ -142,8 +152,8 @@ class Worker:
         """Another content in place of what is there, if anything is."""
         name = self._name()
         data = self._random.randbytes(self._random.choice(SIZES))
-        prefixes = [content_of(data[:end]) for end in range(0, len(data), CHUNK_BYTES)]
-        with self._ledger.change(name, content_of(data), By.CLOSE, prefixes):
+        passing = contents_between(b"", data, 0, len(data))
+        with self._ledger.change(name, content_of(data), By.CLOSE, passing):
             fd = os.open(self._root / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             try:
                 self._put(fd, data, 0)
@@ -162,12 +172,14 @@ class Worker:
         assert fd is not None
         try:
             changed = self._spliced(data)
-            with self._ledger.change(name, content_of(changed[0]), By.FSYNC):
+            passing = contents_between(data, *changed)
+            with self._ledger.change(name, content_of(changed[0]), By.FSYNC, passing):
                 self._put(fd, changed[0][changed[1] : changed[2]], changed[1])
                 os.fsync(fd)
             self._must_be_stored(name, len(data))
             again = self._spliced(changed[0])
-            with self._ledger.change(name, content_of(again[0]), By.CLOSE):
+            passing = contents_between(changed[0], *again)
+            with self._ledger.change(name, content_of(again[0]), By.CLOSE, passing):
                 self._put(fd, again[0][again[1] : again[2]], again[1])
                 closing, fd = fd, None
                 os.close(closing)
@@ -189,7 +201,8 @@ class Worker:
         if data is None or len(data) > APPENDED_MAX_BYTES:
             return
         added = self._random.randbytes(self._random.randrange(1, CHUNK_BYTES))
-        with self._ledger.change(name, content_of(data + added), By.CLOSE):
+        passing = contents_between(data, data + added, len(data), len(data + added))
+        with self._ledger.change(name, content_of(data + added), By.CLOSE, passing):
             fd = os.open(self._root / name, os.O_WRONLY | os.O_APPEND)
             try:
                 self._put(fd, added, None)

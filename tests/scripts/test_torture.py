@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from torturelib.ledger import By, Ledger, Loss, content_of
+from torturelib.load import contents_between
 
 
 @pytest.fixture
@@ -61,3 +62,14 @@ def test_a_loss_names_the_promise_that_was_broken(ledger: Ledger) -> None:
     assert ledger.acknowledged == {(By.CLOSE, "s3"): 1, (By.FSYNC, "s3"): 1}
     ledger.compare()
     assert [loss.promise for loss in ledger.losses] == [(By.FSYNC, "s3")]
+
+
+def test_what_a_file_holds_between_the_requests_of_its_writes() -> None:
+    """Of 200,000, 704, 199,296, 1,408, ... bytes."""
+    old, new = b"o" * 450_000, b"n" * 450_000
+    between = set(contents_between(b"", new, 0, len(new)))
+    assert between == {content_of(new[:end]) for end in (0, 200_000, 200_704, 400_000, 401_408)}
+    between = set(contents_between(old, old[:10] + new[:5000] + old[5010:], 10, 5010))
+    assert between == {content_of(old), content_of(old[:10] + new[10:4096] + old[4096:])}
+    between = set(contents_between(old, old + new[:100], len(old), len(old) + 100))
+    assert between == {content_of(old)}
