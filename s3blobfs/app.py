@@ -60,7 +60,7 @@ from s3blobfs.volume.lock import LockHolder, VolumeLock
 from s3blobfs.volume.making import MadeVolume, NewVolume, make_volume_in
 from s3blobfs.volume.paths import VolumePaths
 from s3blobfs.volume.tier_mark import claim_tier
-from s3blobfs.writeback.early import EarlyLimits
+from s3blobfs.writeback.early import UNAWAITED_AFTER_S, EarlyLimits
 from s3blobfs.writeback.reaper import Reaper
 from s3blobfs.writeback.recovery import recover
 from s3blobfs.writeback.uploader import Limits, Uploader
@@ -426,7 +426,8 @@ def _limits(options: MountOptions, *, patient: bool) -> Limits:
     files = EarlyLimits().files if options.early_upload else 0
     # A quarter of the requests: what somebody waits for must not wait for these.
     parts = max(1, min(EarlyLimits().parts, options.s3.max_threads // 4))
-    return Limits(queue=options.queue, patient=patient, early=EarlyLimits(files, parts))
+    early = EarlyLimits(files, parts, after_s=UNAWAITED_AFTER_S if patient else 0.0)
+    return Limits(queue=options.queue, patient=patient, early=early)
 
 
 def _leading(group: BaseExceptionGroup[S3BlobFSError]) -> S3BlobFSError:

@@ -10,6 +10,10 @@ those of a process that was killed gc finds.
 others. Parts are read from the staged file, and only bytes that were hashed are sent; in the end what was
 sent is compared with the checksums of the whole.
 
+*Not at the writer's cost* where nobody waits for the upload (durability ``disk``): a file that is written as
+fast as the disk takes it is through before much of it would have been sent, and slower for the sending. So
+nothing is sent before :data:`UNAWAITED_AFTER_S`.
+
 An early upload has its write id from the beginning. The journal row that the file gets when it is sealed has
 the same, so nothing but that content becomes an object under it.
 """
@@ -19,6 +23,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -37,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 PARTS_LEAST = 2
 """A file is sent early once it has so many parts."""
+UNAWAITED_AFTER_S = 1.0
 ABORT_TIMEOUT_S = 10.0
 """For throwing parts away when the mount ends."""
 
@@ -47,6 +53,8 @@ class EarlyLimits:
     """Sent early at a time; none: nothing is."""
     parts: int = 8
     """Of all of them, on their way at a time. Each takes one of ``S3Options.max_threads``."""
+    after_s: float = 0.0
+    """A file that has parts enough is sent early when it is written for so much longer."""
 
 
 @dataclass(eq=False, slots=True)
@@ -94,6 +102,8 @@ class EarlyUploads:
         self._stores = stores
         self._uploads: dict[StagedFile, _Early] = {}
         """Those that go on."""
+        self._seen_at: WeakKeyDictionary[StagedFile, float] = WeakKeyDictionary()
+        """When they had parts enough."""
         self._busy = 0
         """Files of which something is under way, be it that parts are thrown away."""
         self._slots = trio.Semaphore(max(1, limits.parts))
@@ -126,6 +136,9 @@ class EarlyUploads:
             or self._busy >= self._limits.files
             or self._nursery is None
         ):
+            return
+        now = trio.current_time()
+        if now - self._seen_at.setdefault(staged, now) < self._limits.after_s:
             return
         place = inode.store_id, inode.object_id
         early = _Early(staged, store, place, inode.id, new_write_id(), store.part_bytes)

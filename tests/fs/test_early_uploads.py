@@ -169,6 +169,26 @@ async def test_it_can_be_switched_off(setup: Setup) -> None:
         await assert_ordinary(rig, CONTENT)
 
 
+async def test_a_writer_whom_nobody_waits_for_is_left_alone_at_first(
+    setup: Setup, autojump_clock: trio.testing.MockClock
+) -> None:
+    object.__setattr__(setup, "early", EarlyLimits(after_s=1.0))
+    async with open_rig(setup) as rig:
+        async with begun(rig):
+            assert unfinished(rig) == []
+        await assert_ordinary(rig, CONTENT)
+        opened, _ = await rig.fs.create(ROOT, b"slowly", 0o640, os.O_RDWR, USER)
+        await write(rig, opened.handle, CONTENT)
+        await trio.sleep(1.0)
+        await write(rig, opened.handle, CONTENT, SIZE)
+        assert unfinished(rig) != []
+        await rig.fs.flush(opened.handle)
+        await rig.fs.release(opened.handle)
+        await trio.testing.wait_all_tasks_blocked()
+        assert metadata.decode(stored(rig)[1]).in_tag
+        assert await rig.read_file(b"slowly") == CONTENT + CONTENT
+
+
 async def test_a_server_without_tags_is_asked_once(rig: Rig) -> None:
     rig.setup.server.has_tags = False
     for _ in range(2):
