@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -97,6 +98,9 @@ def torture(
             volume.mkfs()
             volume.mount()
             return _Torture(volume, durability, storm, seed, say).run(seconds, kill_every_s)
+        except BaseException:
+            print(volume.log_path.read_text() if volume.log_path.exists() else "no log", file=sys.stderr)
+            raise
         finally:
             volume.abandon()
             shutil.rmtree(directory)
