@@ -12,7 +12,7 @@ sent is compared with the checksums of the whole.
 
 *Not at the writer's cost* where nobody waits for the upload (durability ``disk``): a file that is written as
 fast as the disk takes it is through before much of it would have been sent, and slower for the sending. So
-nothing is sent before :data:`UNAWAITED_AFTER_S`.
+one is sent early only when it is still written :data:`UNAWAITED_AFTER_S` after it had parts enough.
 
 An early upload has its write id from the beginning. The journal row that the file gets when it is sealed has
 the same, so nothing but that content becomes an object under it.
@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 PARTS_LEAST = 2
 """A file is sent early once it has so many parts."""
 UNAWAITED_AFTER_S = 1.0
+""":attr:`EarlyLimits.after_s` where nobody waits for the upload."""
 ABORT_TIMEOUT_S = 10.0
 """For throwing parts away when the mount ends."""
 

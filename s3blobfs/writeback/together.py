@@ -51,17 +51,15 @@ class Patience:
     """So many wait no longer."""
     slots_least: int
     """Batches at once, however near S3 is."""
-    slots_awaited: int
-    """The same, while somebody waits for everything."""
     aim_s: float
     """What a batch should take."""
     late_s: float
     """What it may take."""
 
 
-PROMPT = Patience(linger_s=0.0, company=0, slots_least=2, slots_awaited=2, aim_s=0.01, late_s=0.02)
+PROMPT = Patience(linger_s=0.0, company=0, slots_least=2, aim_s=0.01, late_s=0.02)
 """Somebody waits for each."""
-PATIENT = Patience(linger_s=0.02, company=16, slots_least=1, slots_awaited=2, aim_s=0.03, late_s=0.1)
+PATIENT = Patience(linger_s=0.02, company=16, slots_least=1, aim_s=0.03, late_s=0.1)
 """Nobody waits, so what costs least is best: who writes needs the processor as well."""
 
 
@@ -197,8 +195,8 @@ class Together:
         """So many batches may begin now."""
         if self._is_lingering:
             return 0
-        least = self._patience.slots_awaited if self._awaiting else self._patience.slots_least
-        wanted = max(least, int(self._one_s * MOST_PER_S))
+        patience = PROMPT if self._awaiting else self._patience
+        wanted = max(patience.slots_least, int(self._one_s * MOST_PER_S))
         return min(self._schedule.limits.uploads, wanted) - self._sending
 
     @property

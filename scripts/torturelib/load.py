@@ -74,13 +74,12 @@ class Gate:
             self._open = False
 
 
-def contents_between(before: bytes, after: bytes, begin: int, end: int) -> Iterator[Content]:
+def contents_between(before: bytes, after: bytes, begin: int, end: int) -> list[Content]:
     """What a file may hold until all from ``begin`` to ``end`` is written in chunks: the kernel makes two
     requests of one that does not begin with a page, and between any two of them the file may be synced."""
-    for start in range(begin, end, CHUNK_BYTES):
-        for at in (start, -(-start // mmap.PAGESIZE) * mmap.PAGESIZE):
-            if at < end:
-                yield content_of(after[:at] + before[at:])
+    starts = range(begin, end, CHUNK_BYTES)
+    pages = (-(-start // mmap.PAGESIZE) * mmap.PAGESIZE for start in starts)
+    return [content_of(after[:at] + before[at:]) for at in {*starts, *pages} if at < end]
 
 
 class Worker:

@@ -99,7 +99,7 @@ def torture(
             volume.mount()
             return _Torture(volume, durability, storm, seed, say).run(seconds, kill_every_s)
         except BaseException:
-            print(volume.log_path.read_text() if volume.log_path.exists() else "no log", file=sys.stderr)
+            print(volume.log_text(), file=sys.stderr)
             raise
         finally:
             volume.abandon()

@@ -184,6 +184,10 @@ class MountedVolume:
         assert self.unexpected_logs() == []
         self.check()
 
+    def log_text(self) -> str:
+        """For whoever looks why something failed."""
+        return self.log_path.read_text() if self.log_path.exists() else "no log"
+
     def abandon(self) -> None:
         """Leave nothing mounted after a failure."""
         process = process_behind(VolumePaths(self.index))
@@ -209,7 +213,7 @@ def mounted(volume: MountedVolume) -> Iterator[MountedVolume]:
         yield volume
         volume.finish()
     except BaseException:
-        print(volume.log_path.read_text() if volume.log_path.exists() else "no log")
+        print(volume.log_text())
         raise
     finally:
         volume.abandon()
