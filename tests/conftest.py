@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import uuid
@@ -25,6 +26,9 @@ LONGEST_FIRST = ("applications", "crash", "wire", "demo", "scripts", "replica", 
 the other workers with nothing to do."""
 
 
+CLOCKS = {"clock", "autojump_clock", "mock_clock"}
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "expected_log(regex): the test may log records at WARNING or above that match"
@@ -37,6 +41,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONGEST_FIRST.index(directory) if directory in LONGEST_FIRST else len(LONGEST_FIRST)
 
     items.sort(key=place)
+    real_time = [
+        item.nodeid for item in items if isinstance(item, pytest.Function) and _misses_its_clock(item)
+    ]
+    if real_time:
+        raise pytest.UsageError(f"a test names its fixtures' clock, or runs in real time: {real_time}")
+
+
+def _misses_its_clock(item: pytest.Function) -> bool:
+    """pytest-trio looks for the clock to run a test by among the test's own arguments alone."""
+    named = set(inspect.signature(item.function).parameters)
+    return bool(CLOCKS & set(item.fixturenames)) and not CLOCKS & named
 
 
 # --- servers ------------------------------------------------------------------------------------------

@@ -192,8 +192,8 @@ class ObjectClient(Protocol):
         included. ``requests`` is asked for the next one, perhaps in another thread, when the one before has
         its outcome. What is under way when the caller is cancelled comes to its end first.
 
-        :class:`~s3blobfs.errors.TransientS3Error` when no thread becomes free; what has no outcome then was
-        not made."""
+        :class:`~s3blobfs.errors.TransientS3Error` when no thread becomes free. The request that was asked for
+        last has no outcome then, and may have taken place all the same: it was to be repeated."""
         ...
 
     async def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo:

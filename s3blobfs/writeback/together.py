@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -88,13 +88,14 @@ class Batch:
         """That one of it took."""
         self._waiting: deque[tuple[Job, SmallPut]] = deque()
         self._answered: deque[tuple[Job, SmallPut]] = deque()
+        self._wanted = self._next()
 
     def wanted(self, ready: list[tuple[Job, SmallPut]]) -> Iterator[SmallPut]:
         """What the store is to store, one after the other."""
         self._waiting.extend(ready)
-        return self._next()
+        return self._wanted
 
-    def _next(self) -> Iterator[SmallPut]:
+    def _next(self) -> Generator[SmallPut, None, None]:
         """Runs in the thread, with a client that has one."""
         self.is_begun = True
         while True:
@@ -124,7 +125,8 @@ class Batch:
         return withdrawn
 
     def fail_rest(self, error: S3BlobFSError) -> None:
-        """What has no outcome will have none but this."""
+        """What has no outcome will have none but this. Only when no thread is at it any more."""
+        self._wanted.close()  # what was begun and not repeated is answered by that
         self._answered.extend(self._waiting)
         self._waiting.clear()
         for _, put in self._answered:
@@ -182,8 +184,9 @@ class Together:
 
     @property
     def lingers_until(self) -> float:
-        """On trio's clock, when somebody has to begin what is ready; infinite if nobody has to."""
-        return self._lingers_until if self._is_lingering else math.inf
+        """On trio's clock, when somebody has to begin what is ready; infinite if nobody has to. Whatever is
+        ready now: a batch that leaves some of it behind may be over before that time."""
+        return self._lingers_until if trio.current_time() < self._lingers_until else math.inf
 
     @property
     def _is_lingering(self) -> bool:
