@@ -78,8 +78,10 @@ class Database:
         # What the process before this one wrote last may not be on disk yet, though it can be read.
         self._durability = SharedSync(self._group.commit, self._sync_log, durable=self._group.sequence - 1)
         self._log: WriteAheadLog | None = None if read_only else WriteAheadLog(path, connection)
-        self._gate: trio.Event | None = None
-        """While this is set, writers wait for it."""
+        self._copied: trio.Event | None = None
+        """Of the log's copying that is under way."""
+        self._restarting = False
+        """It ends with a new beginning of the log, for which nobody may write."""
 
     # -- opening and closing -----------------------------------------------------------------------------
 
@@ -177,12 +179,16 @@ class Database:
         When it is cancelled while it waits for the disk, the changes stay, as those of a write that is not
         durable. ``fn`` runs once at most, must not be async and must not nest. Raises what ``fn`` raises,
         :class:`IndexDamaged`, :class:`IndexUnavailable`; EROFS on an index opened read-only."""
-        while self._gate is not None:
-            await self._gate.wait()
+        while self._copied is not None and self._holds_up:
+            await self._copied.wait()
         result = self._group.write(fn)
         if durable:
             await self._durability.up_to(self._group.sequence)
         return result
+
+    @property
+    def _holds_up(self) -> bool:
+        return self._restarting or (self._log is not None and self._log.full)
 
     async def commit(self) -> None:
         """Return when everything written so far is on disk. Raises :class:`IndexUnavailable`."""
@@ -201,8 +207,8 @@ class Database:
     async def note(self, fn: Callable[[Transaction], None]) -> None:
         """As a durable :meth:`write`, for what is about this file and no change of the volume: it gets no
         number and is not captured. Everything written before is durable then as well."""
-        while self._gate is not None:
-            await self._gate.wait()
+        while self._copied is not None and self._holds_up:
+            await self._copied.wait()
         self._group.write(fn, counted=False)
         reached = self._group.commit()
         await self._sync_log()
@@ -323,22 +329,23 @@ class Database:
     async def _keep_log_short(self) -> None:
         """While anybody writes, the log cannot start anew behind a checkpoint: there is always something in
         it that is not copied yet. So when it has become long in spite of checkpoints, writers are held up
-        for the last of them, which has little left to copy."""
+        for the last of them, which has little left to copy; and already for those before it when it is
+        full."""
         assert self._log is not None
         while True:
             await self._log.wait_grown()
-            await self._log.checkpoint(Checkpoint.PASSIVE)
-            if not self._log.too_long:
-                continue
-            gate = self._gate = trio.Event()
+            copied = self._copied = trio.Event()
             try:
-                self._group.commit()
-                await self._log.restart()
+                await self._log.checkpoint(Checkpoint.PASSIVE)
+                if self._log.too_long:
+                    self._restarting = True
+                    self._group.commit()
+                    await self._log.restart()
             except VolumeIndexError:
                 return  # as above
             finally:
-                self._gate = None
-                gate.set()
+                self._copied, self._restarting = None, False
+                copied.set()
 
     async def _sync_log(self) -> None:
         assert self._log is not None

@@ -22,6 +22,9 @@ RESTART_PAGES = 8 * MIB // _PAGE_BYTES
 """From here on writers have to wait for a moment so that the log can start anew, from the beginning of the
 file that there is. To overwrite takes a third less processor time than to append, and half as long to sync:
 the disk's filesystem has nothing to note of blocks that the file has already."""
+FULL_PAGES = 32 * MIB // _PAGE_BYTES
+"""A log that is so long gets no longer while it is copied: on a disk that is slow to sync, writers would
+otherwise be ahead of the copying."""
 TRUNCATE_PAGES = 64 * MIB // _PAGE_BYTES
 """A log that has become so long, because something kept it from starting anew, gives its room back."""
 
@@ -32,7 +35,7 @@ class Checkpoint(enum.Enum):
     """What becomes of the log; the value is SQLite's."""
 
     PASSIVE = apsw.SQLITE_CHECKPOINT_PASSIVE
-    """Nobody is held up, and it goes on growing unless everything was copied."""
+    """It goes on growing unless everything was copied."""
     RESTART = apsw.SQLITE_CHECKPOINT_RESTART
     """The next commit begins it anew."""
     TRUNCATE = apsw.SQLITE_CHECKPOINT_TRUNCATE
@@ -64,6 +67,11 @@ class WriteAheadLog:
     def too_long(self) -> bool:
         """It is to start anew, which checkpoints alone do not bring about."""
         return self._pages >= RESTART_PAGES
+
+    @property
+    def full(self) -> bool:
+        """It is not to grow while it is copied."""
+        return self._pages >= FULL_PAGES
 
     async def restart(self) -> None:
         """Let it start anew, while nobody writes."""
