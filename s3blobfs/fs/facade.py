@@ -145,7 +145,7 @@ class Filesystem:
         await self._core.notifier.delivered()
 
     def refuse_changes(self) -> None:
-        """From now on this is a read-only filesystem: another mount goes on with the volume."""
+        """From now on this is a read-only filesystem."""
         self._core.read_only = True
 
     async def resume(self, recovered: Mapping[int, tuple[UploadRow, StagedFile]]) -> None:

@@ -219,7 +219,7 @@ class Uploader:
                 await barrier.changed()
         # What nobody wants any more but was begun: cut off now, it might leave an object without a row. It is
         # given one chance, for no data depends on it; what it leaves if S3 fails is found by gc.
-        forgotten = [job for job in self._jobs.values() if job.forgotten]
+        forgotten = [job for job in self._jobs.values() if job.forgotten and self._stopped is None]
         for job in forgotten:
             if job.tried.is_set():
                 job.tried = trio.Event()
@@ -274,6 +274,8 @@ class Uploader:
         for tickets in [*(job.tickets for job in self._jobs.values()), *self._parked.values()]:
             for ticket in tickets:
                 ticket.stop(error)
+        for job in self._jobs.values():
+            job.tried.set()  # it will not be
 
     def _begin(self) -> None:
         """Begin the uploads that may. Who makes one ready calls this: a turn of :meth:`run` in between would

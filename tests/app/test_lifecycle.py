@@ -11,18 +11,28 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from s3blobfs import app
 from s3blobfs.app import run_mount
 from s3blobfs.config import MountOptions, S3Options, TierOptions
 from s3blobfs.control.client import MountedVolume
 from s3blobfs.control.messages import ControlError, Json
-from s3blobfs.errors import IndexUnavailable, PermanentS3Error, UsageError, VolumeInUse, VolumeMismatch
+from s3blobfs.errors import (
+    FilesystemError,
+    IndexUnavailable,
+    PermanentS3Error,
+    TransientS3Error,
+    UsageError,
+    VolumeInUse,
+    VolumeMismatch,
+)
 from s3blobfs.fs.attributes import Caller
 from s3blobfs.fs.facade import Filesystem
 from s3blobfs.fuse.extension.session import Extension
 from s3blobfs.index.database import Database
 from s3blobfs.index.inodes import ROOT_INODE_ID
+from s3blobfs.replica.shipper import Shipper
 from s3blobfs.s3.fake import FakeObjectClient, FakeS3
 from s3blobfs.tier.tier import Tier
 from s3blobfs.trace import Tracer
@@ -32,7 +42,7 @@ from s3blobfs.volume.lock import LockHolder, VolumeLock, find_holder
 from s3blobfs.volume.making import NewVolume, make_volume_in
 from s3blobfs.volume.paths import VolumePaths
 from s3blobfs.writeback.reaper import Reaper
-from s3blobfs.writeback.uploader import Uploader
+from s3blobfs.writeback.transfer import Transfer
 
 DEADLINE_S = 20.0
 
@@ -111,6 +121,15 @@ class Mount:
         await self.filesystem.flush(opened.handle)
         await self.filesystem.release(opened.handle)
 
+    async def read(self, name: bytes) -> bytes:
+        assert self.filesystem is not None
+        found = await self.filesystem.lookup(ROOT_INODE_ID, name)
+        assert found is not None
+        opened = await self.filesystem.open(found.inode_id, os.O_RDONLY)
+        data = bytes(await self.filesystem.read(opened.handle, 0, 100))
+        await self.filesystem.release(opened.handle)
+        return data
+
     def check_over(self) -> None:
         """Nothing is held or left open."""
         assert find_holder(self.paths.lock) is None
@@ -163,21 +182,95 @@ async def test_those_who_wait_for_the_unmount_are_told_when_the_lock_is_free(mou
     assert outcome == [{"files_left": 0, "bytes_left": 0}, None]
 
 
-@pytest.mark.parametrize("part", ["tier", "uploader", "reaper", "db"])
+@pytest.mark.parametrize("part", [Tier, Database])
 async def test_part_that_fails_ends_the_mount(
-    mount: Mount, monkeypatch: pytest.MonkeyPatch, part: str
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, part: type[object]
 ) -> None:
     await mount.make()
-    broken = {"tier": Tier, "uploader": Uploader, "reaper": Reaper, "db": Database}[part]
 
     async def run(_: object, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
         await mount.ready.wait()
         raise IndexUnavailable("the disk is gone")
 
-    monkeypatch.setattr(broken, "run", run)
+    monkeypatch.setattr(part, "run", run)
     with pytest.raises(IndexUnavailable, match="the disk is gone"):
         await mount.run()
+    mount.check_over()
+
+
+@pytest.mark.expected_log("^uploads ended by a bug")
+async def test_bug_in_an_upload_leaves_the_mount_to_its_readers(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays mounted and takes no changes; what was acknowledged is for the next mount."""
+    await mount.make(Durability.DISK)
+
+    async def stumble(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def expect_failure(task_status: trio.TaskStatus[None]) -> None:
+        with pytest.raises(UsageError, match=r"1 files stay in .*uploads ended by a bug.*mount again"):
+            await mount.run(task_status)
+
+    volume = MountedVolume(mount.options.mountpoint, mount.paths.control_socket)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(expect_failure)
+        await mount.write(b"before", b"stored")
+        assert mount.filesystem is not None
+        await mount.filesystem.sync(None, None)
+        with monkeypatch.context() as patching:
+            patching.setattr(Transfer, "commit", stumble)
+            await mount.write(b"acknowledged", b"foo")
+            with pytest.raises(TransientS3Error, match="staged for the next mount"):
+                await mount.filesystem.sync(None, None)
+        with pytest.raises(FilesystemError) as refused:
+            await mount.write(b"after", b"bar")
+        assert refused.value.errno == errno.EROFS
+        assert await mount.read(b"before") == b"stored"
+        assert await mount.read(b"acknowledged") == b"foo"
+        status = await trio.to_thread.run_sync(volume.call, "status")
+        assert "ended by a bug" in status["mount"]["given_up"]
+        mount.unmounted.set()
+    mount.check_over()
+    mount.unmounted = trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(mount.run)
+        assert await mount.read(b"acknowledged") == b"foo"
+        mount.unmounted.set()
+    assert "acbd18db4cc2f85cedef654fccc4a4d8" in await keys(mount)
+
+
+@pytest.mark.expected_log("ended by a bug")
+@pytest.mark.parametrize(
+    ("part", "what"), [(Reaper, "the deletion of objects"), (Shipper, "the copy of the index")]
+)
+async def test_bug_beside_the_uploads_leaves_the_mount_to_its_readers(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, part: type[object], what: str
+) -> None:
+    await mount.make()
+    stumbled = trio.Event()
+
+    async def run(_: object, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        await stumbled.wait()
+        raise ZeroDivisionError
+
+    async def expect_failure(task_status: trio.TaskStatus[None]) -> None:
+        with pytest.raises(UsageError, match=rf"0 files stay in .*{what} ended by a bug"):
+            await mount.run(task_status)
+
+    monkeypatch.setattr(part, "run", run)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(expect_failure)
+        await mount.write(b"before", b"stored")
+        stumbled.set()
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(FilesystemError) as refused:
+            await mount.write(b"after", b"bar")
+        assert refused.value.errno == errno.EROFS
+        assert await mount.read(b"before") == b"stored"
+        mount.unmounted.set()
     mount.check_over()
 
 
