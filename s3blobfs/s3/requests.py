@@ -6,6 +6,7 @@ One :class:`RequestRunner` serves all buckets of a volume, so ``S3Options.max_th
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -78,16 +79,17 @@ class RequestRunner:
         makes one. One that fails transiently is repeated as by :meth:`run`, in another turn that begins with
         it. None is left to itself: what is under way comes to its end, and so do those behind it.
 
-        Raises :class:`~s3blobfs.errors.TransientS3Error` when no thread becomes free in time."""
+        Raises :class:`~s3blobfs.errors.TransientS3Error` when no thread becomes free in time to begin."""
         request: Request[Any] | None = None
-        attempts = 0
+        attempts, began = 0, 0.0
+        first_s = self._options.total_timeout_s - self._last_attempt_s
         made: Counter[Count] = Counter()
 
         def turn() -> TransientS3Error | None:
-            nonlocal request, attempts
+            nonlocal request, attempts, began
             while True:
                 if request is None:
-                    request, attempts = next(requests, None), 0
+                    request, attempts, began = next(requests, None), 0, time.monotonic()
                     if request is None:
                         return None
                 attempts += 1
@@ -103,14 +105,20 @@ class RequestRunner:
         try:
             while True:
                 if request is None:
-                    begin_by = trio.current_time() + self._options.total_timeout_s - self._last_attempt_s
+                    begin_by = trio.current_time() + first_s
                 with trio.move_on_at(begin_by) as waiting:
                     error = await run_in_thread(turn, self._limiter)
                 if waiting.cancelled_caught:
-                    raise self._no_answer()
+                    if request is None:
+                        raise self._no_answer()
+                    request.fail(self._no_answer())
+                    request = None
+                    continue
                 if error is None:
                     return
                 assert request is not None, "it failed"
+                if attempts == 1:  # those before it in the turn may have taken longer than one may
+                    begin_by = trio.current_time() - (time.monotonic() - began) + first_s
                 remaining_s = begin_by - trio.current_time()
                 delay_s = self._policy.next_delay_s(attempts, remaining_s, self._uniform())
                 if delay_s is None or (isinstance(error, OutcomeUnknown) and not request.repeat_unknown):

@@ -190,6 +190,25 @@ async def test_requests_behind_one_that_is_given_up_on_are_made(
     assert [request.path[-2:] for request in proxy.requests] == ["k0"] * 3 + ["k1", "k2"]
 
 
+async def test_each_request_has_its_own_deadline(
+    server: S3Server, proxy: RecordingProxy, make_bucket: MakeBucket
+) -> None:
+    """The last is repeated, though those before it in the turn have taken longer than one may."""
+    proxy.on(WireFault(delay_s=0.3), path="*/k[01]")
+    proxy.on(SLOW_DOWN, path="*/k2", nth=1)
+    puts = [PutRequest(f"k{number}", b"", metadata={}) for number in range(3)]
+
+    def asked_for() -> Requests[None]:
+        yield from puts
+
+    async with connected(
+        make_bucket(server), proxy.url, request_timeout_s=0.5, total_timeout_s=1.0, backoff_base_s=0.001
+    ) as client:
+        await client.make_each(asked_for())
+    assert all(put.answer().etag for put in puts)
+    assert [request.path[-2:] for request in proxy.requests] == ["k0", "k1", "k2", "k2"]
+
+
 async def test_requests_for_which_no_thread_becomes_free(proxy: RecordingProxy) -> None:
     stall = threading.Event()
     proxy.on(WireFault(stall=stall))

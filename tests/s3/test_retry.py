@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import trio
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from s3blobfs.config import S3Options
 from s3blobfs.errors import ObjectNotFound, TransientS3Error
+from s3blobfs.s3.each import HeadRequest, Request, Requests
 from s3blobfs.s3.requests import RequestRunner
 from s3blobfs.s3.retry import RetryPolicy, retry
 from s3blobfs.trace import Count, Tracer
@@ -200,3 +202,42 @@ async def test_waiting_for_a_thread_has_an_end(reads_only: bool) -> None:
                 await runner.run(Count.S3_PUT, lambda: None, reads_only=reads_only)
         finally:
             release.set()
+
+
+async def test_one_whose_repetition_finds_no_thread_does_not_keep_those_behind_it() -> None:
+    runner = RequestRunner(
+        options(max_threads=1, total_timeout_s=0.1, request_timeout_s=0.05), Tracer(), uniform=lambda: 0.0
+    )
+    queued, release = trio.Event(), threading.Event()
+    token = trio.lowlevel.current_trio_token()
+    made: list[str] = []
+
+    class Unlucky(HeadRequest):
+        def fail(self, error: Exception) -> None:
+            super().fail(error)
+            release.set()
+
+    requests = [Unlucky("k0"), HeadRequest("k1")]
+
+    def make(request: Request[Any]) -> None:
+        made.append(request.key)
+        if request.key == "k0":
+            trio.from_thread.run(queued.wait, trio_token=token)
+            raise TransientS3Error("503")
+
+    def asked_for() -> Requests[None]:
+        yield from requests
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(runner.run_each, asked_for(), make)
+        await trio.testing.wait_all_tasks_blocked()
+
+        async def occupy() -> None:
+            await runner.run(Count.S3_PUT, lambda: release.wait(10), reads_only=False)
+
+        nursery.start_soon(occupy)
+        await trio.testing.wait_all_tasks_blocked()
+        queued.set()
+    assert made == ["k0", "k1"]
+    with pytest.raises(TransientS3Error, match="no answer within"):
+        requests[0].answer()
