@@ -21,11 +21,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Protocol
 
 import trio
 
 from s3blobfs import __version__, failpoints, process
+from s3blobfs.background import Background
 from s3blobfs.blobstore.open import open_store
 from s3blobfs.blobstore.protocol import BlobStore
 from s3blobfs.config import MountOptions, S3Options, VolumeSettings
@@ -114,10 +114,6 @@ async def run_mount(
     await _Mount(descriptor, options, on_ready).run()
 
 
-class _Background(Protocol):
-    async def __call__(self, *, task_status: trio.TaskStatus[None]) -> None: ...
-
-
 class _Stage(enum.Enum):
     OPENING = enum.auto()
     SERVING = enum.auto()
@@ -144,10 +140,7 @@ class _Mount:
         self._storing = trio.CancelScope()
         self._since_ns = time.time_ns()
         self._filesystem: Filesystem | None = None
-        self._writers: list[trio.CancelScope] = []
-        """What must end when nothing is to be changed any more."""
-        self._given_up: str | None = None
-        """Why nothing is changed any more."""
+        self._background = Background(self._paths.log, self._refuse_changes)
 
     async def run(self) -> None:
         failure: S3BlobFSError | None = None
@@ -227,12 +220,12 @@ class _Mount:
                 await background.start(db.run)
                 await background.start(tier.run)
                 if shipper is not None:
-                    await background.start(self._guarded, "the copy of the index", shipper.run)
+                    await background.start(self._background.run, "the copy of the index", shipper.run)
                     report = await recover(db, tier, blob_stores, filesystem.uploader, reaper)
                     await filesystem.resume(report.contents)
                     # Only now: an upload that ended before would find its content not shown yet.
-                    await background.start(self._until_given_up, "uploads", filesystem.uploader.run)
-                    await background.start(self._until_given_up, "the deletion of objects", reaper.run)
+                    await background.start(self._background.run_writer, "uploads", filesystem.uploader.run)
+                    await background.start(self._background.run_writer, "the deletion of objects", reaper.run)
                 self._control = ControlServer(self._paths.control_socket, self._handlers(parts))
                 await nursery.start(self._control.run)
                 await self._serve(parts)
@@ -248,41 +241,12 @@ class _Mount:
             options=self._options.index_copy,
             conditional=configs[0].conditional_put,
             directory=self._paths.index_copy,
-            on_fenced=self._give_up,
+            on_fenced=self._background.give_up,
         )
 
-    def _give_up(self, reason: str) -> None:
-        """Change nothing any more, neither here nor in the bucket; what is there can still be read."""
-        if self._given_up is None:
-            self._given_up = reason
+    def _refuse_changes(self) -> None:
         if self._filesystem is not None:
             self._filesystem.refuse_changes()
-        for scope in self._writers:
-            scope.cancel()
-
-    async def _until_given_up(
-        self, what: str, run: _Background, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        """As :meth:`_guarded`, for what changes the bucket beside the kernel's requests."""
-        with trio.CancelScope() as scope:
-            self._writers.append(scope)
-            if self._given_up is not None:
-                scope.cancel()
-            await self._guarded(what, run, task_status)
-
-    async def _guarded(
-        self, what: str, run: _Background, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        """A bug in what runs beside the kernel's requests must not take the files away from those who read
-        them, nor leave a bare directory to those who write."""
-        try:
-            await run(task_status=task_status)
-        except Exception:
-            logger.exception("%s ended by a bug", what)
-            self._give_up(
-                f"{what} ended by a bug, which {self._paths.log} shows; nothing can be changed here any more,"
-                " and what is not in S3 yet stays staged: unmount, and mount again"
-            )
 
     async def _claim_tier(self, db: Database, volume: VolumeSettings) -> None:
         """See to it that what the index says is staged can be there."""
@@ -318,16 +282,14 @@ class _Mount:
             with self._storing:
                 await parts.filesystem.close(detach=self._watch.detach)
             nursery.cancel_scope.cancel()
-        if self._given_up is not None:
-            left = parts.filesystem.uploader.pending()
-            raise UsageError(f"{left.files} files stay in {self._options.tier.directory}: {self._given_up}")
+        left, directory = parts.filesystem.uploader.pending(), self._options.tier.directory
+        if self._background.given_up is not None:
+            raise UsageError(f"{left.files} files stay in {directory}: {self._background.given_up}")
         if self._storing.cancelled_caught:
-            left = parts.filesystem.uploader.pending()
             raise UsageError(
-                f"given up: {left.files} files are not in S3 yet and stay in {self._options.tier.directory}; "
-                "they go there when the volume is mounted again"
+                f"given up: {left.files} files are not in S3 yet and stay in {directory}; they go there when "
+                "the volume is mounted again"
             )
-        left = parts.filesystem.uploader.pending()
         if left.files:
             self._watch.detached(left.files, left.bytes)
             logger.info("detached: %d files go to S3 when the volume is mounted again", left.files)
@@ -413,7 +375,7 @@ class _Mount:
                 "version": __version__,
                 "durability": (options.durability or volume.durability).value,
                 "read_only": options.read_only,
-                "given_up": self._given_up,
+                "given_up": self._background.given_up,
                 "fuse_extension": self._extension.status,
                 "passthrough": self._extension.passthrough_status,
                 "index": str(self._paths.index),
