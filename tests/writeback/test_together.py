@@ -399,3 +399,21 @@ async def test_what_a_batch_leaves_behind_lingers_no_longer(
     for each in sealed:
         await each.ticket.wait()
     assert trio.current_time() - before < 0.1
+
+
+async def test_newer_content_that_waits_behind_another_lingers_no_longer(
+    clock: MockClock, volume: Volume
+) -> None:
+    """It becomes ready when the other is stored, within the time in which it would have had company."""
+    volume.uploader = volume.make_uploader(Limits(patient=True))
+    await begin(volume)
+    file = await volume.make_file("changes")
+    stall = volume.script.on("put").stalls()
+    await volume.seal(file, b"old")
+    await stall.arrived.wait()
+    newer = await volume.seal(file, b"new")
+    await trio.sleep(0.005)
+    stall.release()
+    with trio.fail_after(1):
+        await newer.ticket.wait()
+    assert await volume.content(file) == b"new"
