@@ -153,6 +153,9 @@ class _Mount:
                 except* S3BlobFSError as group:
                     failure = _leading(group)
                     ended = str(failure)
+                except* Exception:
+                    logger.exception("the mount ended by a bug")
+                    raise
                 finally:
                     if self._control is not None:
                         self._control.stop_listening()

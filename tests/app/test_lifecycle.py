@@ -304,7 +304,10 @@ async def test_failure_is_told_to_who_waits_for_the_unmount(
     mount.check_over()
 
 
-async def test_mistake_of_ours_is_not_hidden(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.expected_log("^the mount ended by a bug")
+async def test_mistake_of_ours_is_not_hidden(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     await mount.make()
 
     async def serve(*_: object) -> None:
@@ -314,6 +317,7 @@ async def test_mistake_of_ours_is_not_hidden(mount: Mount, monkeypatch: pytest.M
     with pytest.raises(ExceptionGroup) as caught:
         await mount.run()
     assert caught.group_contains(ZeroDivisionError)
+    assert "ZeroDivisionError" in caplog.text and "Traceback" in caplog.text
     mount.check_over()
 
 
