@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from typing import Protocol
 
 import trio
@@ -42,12 +42,14 @@ _Key = tuple[int, str]
 class Coming:
     """One content on its way."""
 
-    __slots__ = ("_ended", "blob", "data", "has_its_room", "key", "wanted")
+    __slots__ = ("_ended", "blob", "data", "has_its_room", "is_here", "key", "wanted")
 
     def __init__(self, blob: BlobContent) -> None:
         self.blob = blob
         self.key = (blob.store_id, blob.location.cache_name)
         self.data: bytes | None = None
+        self.is_here = False
+        """There was an answer, if not that content."""
         self.has_its_room = False
         """What was reserved for it is the cache's."""
         self.wanted: bool | None = None
@@ -201,11 +203,14 @@ class Ahead:
         token = trio.lowlevel.current_trio_token()
 
         async def work() -> None:
+            wanted = self._next(waiting, token)
             try:
-                await source.fetch_each(self._next(waiting, token))
+                await source.fetch_each(wanted)
             except Exception:
                 log.exception("fetching ahead failed")
-                waiting.clear()
+                wanted.close()
+                for coming in list(waiting):
+                    self._withdraw(coming)
             finally:
                 self._threads[store_id] -= 1
             if waiting and not self._threads[store_id]:
@@ -217,8 +222,9 @@ class Ahead:
 
     def _next(
         self, waiting: deque[Coming], token: trio.lowlevel.TrioToken
-    ) -> Iterator[tuple[BlobContent, Callable[[bytes | S3BlobFSError], None]]]:
-        """Runs in the threads: what is to be fetched, and who takes it."""
+    ) -> Generator[tuple[BlobContent, Callable[[bytes | S3BlobFSError], None]], None, None]:
+        """Runs in the threads: what is to be fetched, and who takes it. Closed, it lets go who waits for the
+        one that was not taken."""
         while True:
             try:
                 coming = waiting.popleft()
@@ -231,18 +237,27 @@ class Ahead:
                     log.debug("%s is not fetched ahead: %s", coming.blob.location.object_key, answer)
                 elif is_content(answer, coming.blob.digests):
                     coming.data = answer
-                self._arrived.append(coming)
-                try:
-                    token.run_sync_soon(self._install_arrived, idempotent=True)
-                except trio.RunFinishedError:
-                    waiting.clear()
+                self._arrive(coming, waiting, token)
 
-            yield coming.blob, take
+            try:
+                yield coming.blob, take
+            finally:
+                if not coming.is_here:
+                    self._arrive(coming, waiting, token)
             took = time.perf_counter() - began
             # The shortest of late: with a busy processor the others tell of nothing but that.
             self._request_s = min(took, self._request_s + (took - self._request_s) / 64)
 
     # -- arrival ---------------------------------------------------------------------------------------
+
+    def _arrive(self, coming: Coming, waiting: deque[Coming], token: trio.lowlevel.TrioToken) -> None:
+        """Runs in the threads, too."""
+        coming.is_here = True
+        self._arrived.append(coming)
+        try:
+            token.run_sync_soon(self._install_arrived, idempotent=True)
+        except trio.RunFinishedError:
+            waiting.clear()
 
     def _install_arrived(self) -> None:
         """Called by trio itself, which an exception would end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -233,6 +233,22 @@ async def test_what_does_not_come_is_told_to_who_asks_only(setup: Setup, error: 
         await arrived(rig)
         assert fault.hits == 1
         await read(rig, directory, range(FILES))
+
+
+@pytest.mark.expected_log("^fetching ahead failed")
+async def test_a_bug_in_fetching_keeps_nobody_waiting(setup: Setup) -> None:
+    """Neither for the one under way nor for those that were to come after it."""
+    async with cold(setup) as (rig, directory):
+
+        async def stumble(wanted: Iterable[object]) -> None:
+            next(iter(wanted))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            raise ZeroDivisionError
+
+        rig.faults.get_each = stumble  # type: ignore[method-assign]
+        with trio.fail_after(10):
+            await read(rig, directory, range(FILES))
+        assert rig.tracer.counts[Count.S3_GET] == FILES
 
 
 @pytest.mark.expected_log("reading .*: .*the content's digest is not the stored one")
