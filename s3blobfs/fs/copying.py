@@ -62,6 +62,7 @@ class Copying:
         mode = stat.S_IFREG | source.row.mode & 0o777
         if target is None and source.content.state is State.EMPTY:
             target = await self._making.make(parent_id, name, mode, caller)
+            await core.db.commit()
         elif target is None:
             blob = await self._reading.blob(source)
             target = await self._make_copy(blob, parent_id, name, mode, caller)

@@ -376,6 +376,19 @@ async def test_a_file_that_was_made_and_never_written_is_there_after_its_close(a
             assert await rig.read_file(durability.value.encode()) == b""
 
 
+@pytest.mark.parametrize("replaces", [False, True])
+async def test_copy_of_an_empty_file_is_acknowledged_too(any_setup: Setup, replaces: bool) -> None:
+    async with open_rig(any_setup) as rig:
+        await rig.write_file(b"empty", b"")
+        if replaces:
+            await rig.write_file(b"copy", b"not empty")
+    async with crashing(any_setup) as rig:
+        source = (await find(rig, b"empty")).inode_id
+        await rig.fs.copy_file(source, ROOT, b"copy", replace=replaces, caller=USER)
+    async with open_rig(any_setup) as rig:
+        assert await rig.read_file(b"copy") == b""
+
+
 async def test_an_empty_file_is_acknowledged_too(disk_setup: Setup) -> None:
     async with crashing(disk_setup) as rig:
         await rig.write_file(b"f", b"content")
