@@ -384,8 +384,10 @@ class Filesystem:
     async def copy_file(
         self, source_id: int, parent_id: int, name: bytes, *, replace: bool, caller: Caller
     ) -> int:
-        """Copy a regular file without moving its bytes; see :meth:`Copying.copy_file`."""
-        return await self._copying.copy_file(source_id, parent_id, name, replace=replace, caller=caller)
+        """Copy a regular file without moving its bytes; see :meth:`Copying.copy_file`. No close follows."""
+        copy_id = await self._copying.copy_file(source_id, parent_id, name, replace=replace, caller=caller)
+        await self._core.acknowledge()
+        return copy_id
 
     async def bind_store(self, directory_id: int, store_id: int) -> None:
         """New files below a directory go to this store from now on."""

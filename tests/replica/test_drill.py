@@ -142,6 +142,25 @@ def test_a_machine_is_lost_under_load(
     assert status["index_copy"]["fenced"] is None and status["index_copy"]["fencing"] == "conditional"
 
 
+def test_copies_are_acknowledged_as_files_are(machine: MountedVolume, other_machine: MountedVolume) -> None:
+    """Also one of a file that has no object to tell of it."""
+    machine.mount_options = ("--index-lag", "600", "--index-sync")
+    machine.mkfs()
+    machine.mount()
+    pid = machine.pid
+    (machine.mountpoint / "full").write_text("content")
+    (machine.mountpoint / "empty").touch()
+    machine.command("cp", machine.mountpoint / "full", machine.mountpoint / "full copy")
+    machine.command("cp", machine.mountpoint / "empty", machine.mountpoint / "empty copy")
+    machine.kill_process(pid)
+    machine.bury(pid)
+    shutil.rmtree(machine.directory)
+    recover(other_machine)
+    other_machine.mount()
+    assert (other_machine.mountpoint / "full copy").read_text() == "content"
+    assert (other_machine.mountpoint / "empty copy").read_text() == ""
+
+
 def test_two_machines_one_volume(machine: MountedVolume, other_machine: MountedVolume) -> None:
     """The first is not lost at all: it is fenced off by the second, and says what to do."""
     machine.expected_logs = ["another mount has gone on with this volume"]
