@@ -21,8 +21,10 @@ from s3blobfs.demo.weed import (
     INNER_PORTS,
     LOOPBACK,
     S3_PORT,
+    START_ATTEMPTS,
     find_weed,
     free_ports,
+    lost_a_port,
     s3_config_of,
     weed_command,
 )
@@ -58,6 +60,8 @@ class DemoServer:
         self.directory = directory
         self._state_path = directory / "state.json"
         self._state = self._load()
+        self._child: subprocess.Popen[bytes] | None = None
+        """If this object started it."""
         self.inner_ports: dict[str, int] = {}
         """By the names of their options; of a server that was started by this object."""
 
@@ -84,11 +88,19 @@ class DemoServer:
     def start(self, *, keep_ports: bool) -> None:
         """Start it, unless it runs, and wait until it answers. ``keep_ports``: there is a mount that knows
         them. Raises :class:`UsageError`."""
-        if not self.is_running:
+        attempts = 0
+        while not self.is_running:
+            attempts += 1
             self._choose_port(keep=keep_ports)
             self._write_configuration()
-            process = self._spawn()
-            self._save(replace(self._state, process=ProcessId.of(process.pid)))
+            self._child = self._spawn()
+            self._save(replace(self._state, process=ProcessId.of(self._child.pid)))
+            try:
+                self._wait_until_it_answers()
+            except UsageError:
+                ended = self._child.poll() is not None
+                if not ended or attempts == START_ATTEMPTS or not lost_a_port(self.log_path):
+                    raise
         self._wait_until_it_answers()
 
     def stop(self, grace_s: float = STOP_TIMEOUT_S) -> bool:
@@ -97,6 +109,8 @@ class DemoServer:
         ran = process is not None and process.is_running
         if process is not None:
             process.end(grace_s)
+            if self._child is not None:
+                self._child.wait()
             self._save(replace(self._state, process=None))
         return ran
 

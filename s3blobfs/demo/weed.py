@@ -19,6 +19,9 @@ INNER_PORTS = (
     *("filer.port", "filer.port.grpc", "s3.port.grpc"),
 )
 """Every port is given: those left out have fixed defaults, on which two servers collide."""
+START_ATTEMPTS = 5
+"""Each with other ports, while somebody else takes one of them before the server does."""
+_PORT_TAKEN = b"address already in use"
 
 
 def weed_command(
@@ -64,10 +67,15 @@ def find_weed() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free now, all different. Another process may take one before the server does: whoever
-    starts it has to notice that it did not come up."""
+    """Ports that are free now, all different. Another process may take one before the server does, which then
+    ends: :func:`lost_a_port`."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
             each.bind((LOOPBACK, 0))
         return [each.getsockname()[1] for each in sockets]
+
+
+def lost_a_port(log_path: Path) -> bool:
+    """Whether a server that ended at once, and wrote this log, found one of its ports taken."""
+    return _PORT_TAKEN in log_path.read_bytes()

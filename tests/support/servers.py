@@ -14,14 +14,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from s3blobfs.demo.weed import (
     INNER_PORTS,
     LOOPBACK,
     S3_PORT,
+    START_ATTEMPTS,
     find_weed,
     free_ports,
+    lost_a_port,
     s3_config_of,
     weed_command,
 )
@@ -91,12 +94,8 @@ def weed_server(directory: Path, *, graceful: bool = False) -> Iterator[S3Server
     """A SeaweedFS with its data, configuration and log in ``directory``; data there are found again.
 
     ``graceful`` lets it shut down by itself, which takes it 15 s; otherwise it is killed at the end."""
-    server, command = _weed_command(directory)
-    log_path = directory / "weed.log"
-    with log_path.open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=directory)
+    server, process = _started(directory)
     try:
-        _wait_until(lambda: _answers(server.endpoint_url), process, log_path)
         yield server
     finally:
         if graceful:
@@ -105,6 +104,27 @@ def weed_server(directory: Path, *, graceful: bool = False) -> Iterator[S3Server
                 process.wait(STOP_TIMEOUT_S)
         process.kill()
         process.wait()
+
+
+def _started(directory: Path) -> tuple[S3Server, subprocess.Popen[bytes]]:
+    """It answers. Tried again with other ports while somebody takes one before the server does."""
+    log_path = directory / "weed.log"
+    for attempt in range(1, START_ATTEMPTS + 1):
+        server, command = _weed_command(directory)
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=directory)
+        try:
+            _wait_until(partial(_answers, server.endpoint_url), process, log_path)
+        except BaseException as error:
+            ended = process.poll() is not None
+            process.kill()
+            process.wait()
+            again = ended and isinstance(error, RuntimeError) and lost_a_port(log_path)
+            if not again or attempt == START_ATTEMPTS:
+                raise
+        else:
+            return server, process
+    raise AssertionError("the last attempt has raised")
 
 
 def _weed_command(directory: Path) -> tuple[S3Server, list[str]]:
