@@ -75,6 +75,11 @@ class TestArithmetic:
         found = results(s3blobfs_digest=[99.0], disk=[98.0], obstore=[97.0], s3fs=[2.0], rclone=[3.0])
         assert best_peer(found, ROW) == "rclone"
 
+    def test_the_best_durable_peer_has_its_names_on_the_disk(self) -> None:
+        found = results(juicefs_redis=[9.0], juicefs_sqlite=[5.0], rclone=[3.0])
+        assert best_peer(found, ROW) == "juicefs-redis"
+        assert best_peer(found, ROW, durable=True) == "rclone"
+
     def test_the_limit_is_the_faster_client_of_s3(self) -> None:
         assert limit_of(results(disk=[98.0], obstore=[2.0], s5cmd=[3.0]), ROW) == "s5cmd"
 
@@ -191,6 +196,15 @@ class TestReport:
         assert "| write a large file | MB/s | 12 (18%) | 4.7 (22%) |" in lines
         assert "| write a large file | **2.5** (2-3) rclone |  |" in lines
         assert "| write a large file | 7 PUT | 7 PUT |" in lines
+
+    def test_who_may_lose_what_it_stored_is_left_out_once(self) -> None:
+        state = State(QUICK, latency_ms=None)
+        for system, rate in {"s3blobfs-digest": 9.0, "juicefs-redis": 10.0, "s3fs": 6.0}.items():
+            state.add(Turn(STORED, system, 0), {ROW: sample(rate), "list-hot": sample(rate)}, [])
+        lines = as_markdown(state).splitlines()
+        assert "| write a large file | **0.9** juicefs-redis |  |" in lines
+        assert "| write a large file | **1.5** s3fs |" in lines
+        assert not any("list it" in line and "1.5" in line for line in lines)
 
     def test_what_failed_is_said(self) -> None:
         assert "s3fs, round 1, stored: unpack small files with tar: no such thing" in as_markdown(

@@ -36,6 +36,9 @@ class Entry:
     """Not compared with, but measured against: no filesystem, or none over S3."""
     speaks_s3: bool = True
     """Others cannot be held up by a proxy of S3 requests."""
+    names_lag: bool = False
+    """What it stored is on the disk of its database some time after it said so: a power failure may take it,
+    objects or not."""
 
     def missing(self) -> list[Tool]:
         return [tool for tool in self.tools if tool.find() is None]
@@ -82,8 +85,8 @@ _ENTRIES = (
     Entry("s3blobfs-versioned", partial(_ours, "versioned"), ours=True),
     Entry("s3blobfs-digest-disk", partial(_ours, "digest-disk"), ours=True),
     Entry("s3blobfs-versioned-disk", partial(_ours, "versioned-disk"), ours=True),
-    Entry("juicefs-sqlite", partial(_juicefs, False, False), (JUICEFS,)),
-    Entry("juicefs-redis", partial(_juicefs, True, False), _JUICEFS_REDIS),
+    Entry("juicefs-sqlite", partial(_juicefs, False, False), (JUICEFS,), names_lag=True),
+    Entry("juicefs-redis", partial(_juicefs, True, False), _JUICEFS_REDIS, names_lag=True),
     Entry("rclone", partial(_rclone, False), (RCLONE,)),
     Entry("s3fs", _s3fs, (S3FS,)),
     Entry("weed-mount", _weed, (WEED,), speaks_s3=False),
@@ -99,8 +102,8 @@ BEHIND: Mapping[str, Entry] = {
     for entry in (
         STORED["s3blobfs-digest-disk"],
         STORED["s3blobfs-versioned-disk"],
-        Entry("juicefs-sqlite-writeback", partial(_juicefs, False, True), (JUICEFS,)),
-        Entry("juicefs-redis-writeback", partial(_juicefs, True, True), _JUICEFS_REDIS),
+        Entry("juicefs-sqlite-writeback", partial(_juicefs, False, True), (JUICEFS,), names_lag=True),
+        Entry("juicefs-redis-writeback", partial(_juicefs, True, True), _JUICEFS_REDIS, names_lag=True),
         Entry("rclone-default", partial(_rclone, True), (RCLONE,)),
         STORED["disk"],
     )

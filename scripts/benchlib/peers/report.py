@@ -8,13 +8,14 @@ from benchlib.measure import Unit
 from benchlib.peers.catalog import BEHIND as BEHIND_ENTRIES
 from benchlib.peers.catalog import STORED as STORED_ENTRIES
 from benchlib.peers.state import BEHIND, STORED, State
-from benchlib.peers.turn import PEER_ROWS
+from benchlib.peers.turn import BEHIND_ROWS, PEER_ROWS
 from benchlib.report import requests_of, short
 from benchlib.results import Ratio, Result, Results
 from benchlib.rows import ROWS
 from s3blobfs.config import MIB
 
 OURS = tuple(name for name, entry in {**STORED_ENTRIES, **BEHIND_ENTRIES}.items() if entry.ours)
+LAGGING = frozenset(name for name, entry in {**STORED_ENTRIES, **BEHIND_ENTRIES}.items() if entry.names_lag)
 LIMITS = tuple(name for name, entry in STORED_ENTRIES.items() if entry.limit)
 _S3_LIMITS = tuple(name for name in LIMITS if name != "disk")
 _UNITS = {Unit.BYTES: "MB/s", Unit.OPERATIONS: "op/s"}
@@ -43,6 +44,7 @@ def _part(title: str, results: Results, by_proxy: bool) -> str:
     ratios = _ratios(results, [name for name in systems if name in OURS])
     if ratios:
         lines += ["", "Ratios of speeds, with the lowest and the highest of the rounds.", "", *ratios]
+        lines += _ratios_to_durable(results, [name for name in systems if name in OURS])
     lines += ["", "Processor seconds of the client, until nothing was left to be done.", ""]
     lines += _table(results, systems, lambda _, result: f"{result.cpu_s:.2f}")
     lines += ["", "Peak memory of the client, MiB.", ""]
@@ -91,9 +93,31 @@ def _ratios(results: Results, ours: Sequence[str]) -> list[str]:
     return lines
 
 
-def best_peer(results: Results, row: str) -> str | None:
-    """The fastest by its median; ``None`` when no peer was measured."""
-    return _fastest(results, row, [name for name in results.targets() if name not in {*OURS, *LIMITS}])
+def _ratios_to_durable(results: Results, ours: Sequence[str]) -> list[str]:
+    """Of the rows that store something and whose best peer may lose it with the machine's power: to the best
+    one that does not."""
+    lines = []
+    for row in rows_of(results):
+        if row in BEHIND_ROWS and best_peer(results, row) in LAGGING:
+            best = best_peer(results, row, durable=True)
+            cells = [_ratio(results, row, name, best) for name in ours]
+            lines.append(f"| {ROWS[row].title} | {' | '.join(cells)} |")
+    if not lines:
+        return []
+    heading = f"| | {' | '.join(f'{name} / best peer' for name in ours)} |"
+    return [
+        "",
+        "The same beside the best of those that keep what they have stored when the power fails then.",
+        "",
+        *(heading, f"|---|{'---:|' * len(ours)}", *lines),
+    ]
+
+
+def best_peer(results: Results, row: str, *, durable: bool = False) -> str | None:
+    """The fastest by its median; ``None`` when no peer was measured. ``durable``: of those whose names do not
+    reach the disk later than they say."""
+    left_out = {*OURS, *LIMITS, *(LAGGING if durable else ())}
+    return _fastest(results, row, [name for name in results.targets() if name not in left_out])
 
 
 def limit_of(results: Results, row: str) -> str | None:
