@@ -26,14 +26,14 @@ def as_markdown(state: State) -> str:
     """Everything that was measured; what failed stands below."""
     by_proxy = state.latency_ms is not None
     parts = [
-        _part("Until the data is in S3", state.tables[STORED], by_proxy),
-        _part("Until close returns, with the upload behind", state.tables[BEHIND], by_proxy),
+        _part("Until the data is in S3", state.tables[STORED], by_proxy, stored=True),
+        _part("Until close returns, with the upload behind", state.tables[BEHIND], by_proxy, stored=False),
         _failures(state),
     ]
     return "\n".join(part for part in parts if part)
 
 
-def _part(title: str, results: Results, by_proxy: bool) -> str:
+def _part(title: str, results: Results, by_proxy: bool, *, stored: bool) -> str:
     if not results.samples:
         return ""
     measured = results.targets()
@@ -44,7 +44,8 @@ def _part(title: str, results: Results, by_proxy: bool) -> str:
     ratios = _ratios(results, [name for name in systems if name in OURS])
     if ratios:
         lines += ["", "Ratios of speeds, with the lowest and the highest of the rounds.", "", *ratios]
-        lines += _ratios_to_durable(results, [name for name in systems if name in OURS])
+        if stored:
+            lines += _ratios_to_durable(results, [name for name in systems if name in OURS])
     lines += ["", "Processor seconds of the client, until nothing was left to be done.", ""]
     lines += _table(results, systems, lambda _, result: f"{result.cpu_s:.2f}")
     lines += ["", "Peak memory of the client, MiB.", ""]
